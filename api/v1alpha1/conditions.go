@@ -1,0 +1,124 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// Condition types. All are of positive polarity: True is good. They are present from the first reconciliation on.
+const (
+	// ConditionReady says that the object does what its spec asks for.
+	ConditionReady = "Ready"
+	// ConditionProgressing on an Application is True while its deliveries move towards the spec.
+	ConditionProgressing = "Progressing"
+	// ConditionTrafficReady on a Partition says that its data plane answers, as the edge sees it.
+	ConditionTrafficReady = "TrafficReady"
+	// ConditionApplied on a Delivery says that the member holds every object of it.
+	ConditionApplied = "Applied"
+	// ConditionHealthy on a Delivery says that all its pods are as wanted and ready.
+	ConditionHealthy = "Healthy"
+)
+
+// Reasons of conditions. They are for people and scripts that look at one object, and stable; decisions are not made
+// on them.
+const (
+	// ReasonReady: nothing is missing.
+	ReasonReady = "Ready"
+	// ReasonReconciling: work is under way.
+	ReasonReconciling = "Reconciling"
+	// ReasonFailed: an error that is tried again; the message holds it.
+	ReasonFailed = "Failed"
+	// ReasonDeleting: the object is being removed.
+	ReasonDeleting = "Deleting"
+
+	// ReasonUnreachable: the cluster does not answer; what is shown is what was last seen.
+	ReasonUnreachable = "Unreachable"
+	// ReasonCredentialsInvalid: the cluster answers but refuses the kubeconfig, or the kubeconfig cannot be read.
+	ReasonCredentialsInvalid = "CredentialsInvalid"
+	// ReasonAlreadyJoined: this cluster is already joined under another name.
+	ReasonAlreadyJoined = "AlreadyJoined"
+	// ReasonClusterNotFound: the cluster named does not exist.
+	ReasonClusterNotFound = "ClusterNotFound"
+	// ReasonClusterNotReady: the cluster named is not ready.
+	ReasonClusterNotReady = "ClusterNotReady"
+
+	// ReasonNameReserved: the name belongs to the system.
+	ReasonNameReserved = "NameReserved"
+	// ReasonNamespaceTaken: the namespace exists and is somebody else's.
+	ReasonNamespaceTaken = "NamespaceTaken"
+	// ReasonDeliveriesExist: applications are still delivered to the partition.
+	ReasonDeliveriesExist = "DeliveriesExist"
+	// ReasonNoEdge: no edge is connected, so nothing is known of the traffic.
+	ReasonNoEdge = "NoEdge"
+
+	// ReasonInvalid: the spec contradicts itself; the message says where.
+	ReasonInvalid = "Invalid"
+	// ReasonPartitionNotFound: a partition named does not exist, or a selector matches none.
+	ReasonPartitionNotFound = "PartitionNotFound"
+	// ReasonPartitionNotReady: a partition named is not ready.
+	ReasonPartitionNotReady = "PartitionNotReady"
+	// ReasonConfigurationNotFound: a configuration named does not exist or is not published to a partition.
+	ReasonConfigurationNotFound = "ConfigurationNotFound"
+	// ReasonQuotaExceeded: the quota of a partition or tenant does not hold what is asked for.
+	ReasonQuotaExceeded = "QuotaExceeded"
+	// ReasonNodePortTaken: another service has the node port; the message names it.
+	ReasonNodePortTaken = "NodePortTaken"
+	// ReasonChartNotSupported: charts cannot be delivered yet.
+	ReasonChartNotSupported = "ChartNotSupported"
+	// ReasonStopped: the application is stopped by its spec.
+	ReasonStopped = "Stopped"
+
+	// ReasonWaitingForDependency: a component named in dependsOn is not ready in this partition.
+	ReasonWaitingForDependency = "WaitingForDependency"
+	// ReasonRefused: the member refused an object; the message names the rule.
+	ReasonRefused = "Refused"
+	// ReasonImagePull: an image cannot be pulled.
+	ReasonImagePull = "ImagePullFailed"
+	// ReasonUnschedulable: no node takes the pod.
+	ReasonUnschedulable = "Unschedulable"
+	// ReasonCrashLoop: a container ends again and again; the message has exit code and last line of its log.
+	ReasonCrashLoop = "CrashLoop"
+	// ReasonOOMKilled: a container used more memory than its limit.
+	ReasonOOMKilled = "OOMKilled"
+	// ReasonNotReady: pods run but are not ready, such as when a readiness probe fails.
+	ReasonNotReady = "NotReady"
+	// ReasonConfigError: a container cannot be created from its spec, such as for a missing ConfigMap.
+	ReasonConfigError = "ContainerConfigError"
+)
+
+// StatusConditions gives the conditions, to be read and set.
+func (o *Cluster) StatusConditions() *[]metav1.Condition { return &o.Status.Conditions }
+
+// SetObservedGeneration says for which generation of the spec the status was made.
+func (o *Cluster) SetObservedGeneration(generation int64) { o.Status.ObservedGeneration = generation }
+
+// StatusConditions gives the conditions, to be read and set.
+func (o *Tenant) StatusConditions() *[]metav1.Condition { return &o.Status.Conditions }
+
+// SetObservedGeneration says for which generation of the spec the status was made.
+func (o *Tenant) SetObservedGeneration(generation int64) { o.Status.ObservedGeneration = generation }
+
+// StatusConditions gives the conditions, to be read and set.
+func (o *Partition) StatusConditions() *[]metav1.Condition { return &o.Status.Conditions }
+
+// SetObservedGeneration says for which generation of the spec the status was made.
+func (o *Partition) SetObservedGeneration(generation int64) { o.Status.ObservedGeneration = generation }
+
+// StatusConditions gives the conditions, to be read and set.
+func (o *Configuration) StatusConditions() *[]metav1.Condition { return &o.Status.Conditions }
+
+// SetObservedGeneration says for which generation of the spec the status was made.
+func (o *Configuration) SetObservedGeneration(generation int64) {
+	o.Status.ObservedGeneration = generation
+}
+
+// StatusConditions gives the conditions, to be read and set.
+func (o *Application) StatusConditions() *[]metav1.Condition { return &o.Status.Conditions }
+
+// SetObservedGeneration says for which generation of the spec the status was made.
+func (o *Application) SetObservedGeneration(generation int64) {
+	o.Status.ObservedGeneration = generation
+}
+
+// StatusConditions gives the conditions, to be read and set.
+func (o *Delivery) StatusConditions() *[]metav1.Condition { return &o.Status.Conditions }
+
+// SetObservedGeneration says for which generation of the spec the status was made.
+func (o *Delivery) SetObservedGeneration(generation int64) { o.Status.ObservedGeneration = generation }

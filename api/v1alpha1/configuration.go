@@ -1,0 +1,112 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// Configuration is a set of files or values that applications use as ConfigMap or Secret. Each change makes a new
+// immutable version; a running application keeps the version of its revision.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Type",type=string,JSONPath=`.spec.type`
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 40",message="a configuration's name has at most 40 characters: names of other objects are made from it"
+type Configuration struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +required
+	Spec ConfigurationSpec `json:"spec"`
+	// +optional
+	Status ConfigurationStatus `json:"status,omitempty"`
+}
+
+// ConfigurationSpec holds the files or values.
+type ConfigurationSpec struct {
+	// Type of the object that pods see. Values of a Secret are write-only: once stored they are shown as an empty
+	// string, and an empty string keeps what is stored.
+	// +optional
+	// +kubebuilder:default=ConfigMap
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="type cannot be changed: make a new configuration"
+	Type ConfigurationType `json:"type,omitempty"`
+	// Files by name; as environment the names are the variables' names. All together at most 1 MiB.
+	// +required
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=100
+	// +kubebuilder:validation:XValidation:rule="self.all(name, name.matches('^[-._a-zA-Z0-9]{1,253}$'))",message="a file's name consists of letters, digits, '-', '_' and '.'"
+	Files map[string]string `json:"files"`
+	// Publication says where applications may use it.
+	// +optional
+	// +kubebuilder:default=All
+	Publication Publication `json:"publication,omitempty"`
+	// Partitions in which applications may use it when publication is Selected.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=200
+	Partitions []string `json:"partitions,omitempty"`
+}
+
+// ConfigurationType is the kind of object that pods see.
+// +kubebuilder:validation:Enum=ConfigMap;Secret
+type ConfigurationType string
+
+// The configuration types.
+const (
+	ConfigurationConfigMap ConfigurationType = "ConfigMap"
+	ConfigurationSecret    ConfigurationType = "Secret"
+)
+
+// Publication says where a configuration may be used. All: in every partition of the tenant. Selected: in those
+// listed. None: nowhere yet.
+// +kubebuilder:validation:Enum=All;Selected;None
+type Publication string
+
+// The publications.
+const (
+	PublicationAll      Publication = "All"
+	PublicationSelected Publication = "Selected"
+	PublicationNone     Publication = "None"
+)
+
+// ConfigurationStatus is the state of a configuration.
+type ConfigurationStatus struct {
+	// ObservedGeneration is the generation of the spec this status was made for.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Version is the newest version: the hash of its content. The object <name>-<version> holds it.
+	// +optional
+	Version string `json:"version,omitempty"`
+	// Versions, newest first, at most 20; a version that a revision uses is kept longer.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Versions []ConfigurationVersion `json:"versions,omitempty"`
+	// Conditions: Ready says that the newest version is stored.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ConfigurationVersion is one stored version.
+type ConfigurationVersion struct {
+	// Name is the hash of the content.
+	// +required
+	Name string `json:"name"`
+	// CreatedAt is when it was stored.
+	// +required
+	CreatedAt metav1.Time `json:"createdAt"`
+}
+
+// ConfigurationList is a list of Configurations.
+//
+// +kubebuilder:object:root=true
+type ConfigurationList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Configuration `json:"items"`
+}
+
+// VersionObjectName is the name of the ConfigMap or Secret, on hub and members, that holds a version.
+func VersionObjectName(configuration, version string) string { return configuration + "-" + version }

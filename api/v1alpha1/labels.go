@@ -1,0 +1,41 @@
+package v1alpha1
+
+// Labels and annotations that Yunfan puts on objects of the hub and of members. Selectors are built from them, so a
+// name here is never changed.
+const (
+	// LabelTenant names the tenant on hub namespaces, members' namespaces and everything delivered.
+	LabelTenant = "yunfan.io/tenant"
+	// LabelPartition names the partition on members' namespaces and on everything delivered.
+	LabelPartition = "yunfan.io/partition"
+	// LabelCluster names the cluster on Deliveries, so that each member's queue watches only its own.
+	LabelCluster = "yunfan.io/cluster"
+	// LabelApplication names the application on Revisions, Deliveries and everything delivered.
+	LabelApplication = "yunfan.io/application"
+	// LabelComponent names the component on everything delivered for it.
+	LabelComponent = "yunfan.io/component"
+	// LabelRevision names the revision on delivered workload objects; on pods only while two revisions run.
+	LabelRevision = "yunfan.io/revision"
+	// LabelWorkload is the label by which one workload object, and no other, selects its pods.
+	LabelWorkload = "yunfan.io/workload"
+	// LabelConfiguration names the configuration on the ConfigMaps and Secrets made from it.
+	LabelConfiguration = "yunfan.io/configuration"
+
+	// AnnotationForceRemoval set to "true" lets a cluster that no longer answers be removed: nothing is cleaned there.
+	AnnotationForceRemoval = "yunfan.io/force-removal"
+	// AnnotationNodeSelector on a member's namespace is the node pool of its partition, as "key=value,…". The member's
+	// admission policy reads it.
+	AnnotationNodeSelector = "yunfan.io/node-selector"
+	// AnnotationAdopted on a member's namespace says that it was there before its partition, and stays after it.
+	AnnotationAdopted = "yunfan.io/adopted"
+	// AnnotationRestartedAt on an Application's pod templates restarts their pods, as kubectl rollout restart does.
+	AnnotationRestartedAt = "yunfan.io/restartedAt"
+
+	// TaintTenant is the taint of nodes that a partition has for itself; its value is the tenant.
+	TaintTenant = "yunfan.io/tenant"
+
+	// DeliveryServiceAccount is the service account in a partition's namespace as which the hub delivers.
+	DeliveryServiceAccount = "yunfan-delivery"
+
+	// FieldOwner is the field manager of everything the platform applies.
+	FieldOwner = "yunfan"
+)

@@ -1,0 +1,182 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Partition is a namespace in one cluster with quota, limits, node pool, isolation and security level, bound to the
+// tenant in whose hub namespace it lives.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Cluster",type=string,JSONPath=`.spec.cluster`
+// +kubebuilder:printcolumn:name="Namespace",type=string,JSONPath=`.status.namespace`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Pods",type=integer,JSONPath=`.status.pods`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 40",message="a partition's name has at most 40 characters: names of other objects are made from it"
+// +kubebuilder:validation:XValidation:rule="!self.metadata.name.contains('.')",message="a partition's name has no dots: it becomes part of a namespace's name"
+type Partition struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +required
+	Spec PartitionSpec `json:"spec"`
+	// +optional
+	Status PartitionStatus `json:"status,omitempty"`
+}
+
+// PartitionSpec describes a partition.
+// +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace cannot be changed: make a new partition and move the applications"
+type PartitionSpec struct {
+	// Cluster the partition is in.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=40
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cluster cannot be changed: make a new partition and move the applications"
+	Cluster string `json:"cluster"`
+	// Namespace in the cluster; <tenant>-<name> if empty. System namespaces are refused.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="!(self == 'default' || self.startsWith('kube-') || self.startsWith('yunfan'))",message="the namespaces default, kube-* and yunfan* belong to the system: choose another"
+	Namespace string `json:"namespace,omitempty"`
+	// Adopt takes over a namespace that already exists; it stays when the partition is deleted.
+	// +optional
+	Adopt bool `json:"adopt,omitempty"`
+	// Environment the partition is for.
+	// +optional
+	// +kubebuilder:validation:Enum=Production;Test;Development
+	Environment string `json:"environment,omitempty"`
+	// Nodes is the node pool; all nodes if empty.
+	// +optional
+	Nodes NodePool `json:"nodes,omitempty"`
+	// Quota becomes a ResourceQuota: requests.cpu, limits.memory, pods, services, …
+	// +optional
+	Quota corev1.ResourceList `json:"quota,omitempty"`
+	// Limits become a LimitRange: minimum, maximum, default and ratio per container, pod or claim.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	Limits []corev1.LimitRangeItem `json:"limits,omitempty"`
+	// Isolation becomes NetworkPolicies.
+	// +optional
+	Isolation Isolation `json:"isolation,omitempty"`
+	// PodSecurity is the Pod Security Standard that the cluster enforces in the namespace. Privileged is for platform
+	// administrators.
+	// +optional
+	// +kubebuilder:default=Baseline
+	PodSecurity PodSecurityLevel `json:"podSecurity,omitempty"`
+	// DeletionPolicy says what deleting the partition does while applications are delivered to it.
+	// +optional
+	// +kubebuilder:default=Refuse
+	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
+}
+
+// NodePool is a set of nodes.
+// +kubebuilder:validation:XValidation:rule="!has(self.exclusive) || !self.exclusive || (has(self.selector) && size(self.selector) > 0)",message="exclusive needs a selector: it would take every node of the cluster"
+type NodePool struct {
+	// Selector is the labels of the nodes; all nodes if empty.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=10
+	Selector map[string]string `json:"selector,omitempty"`
+	// Exclusive keeps other tenants' pods off these nodes, by a taint.
+	// +optional
+	Exclusive bool `json:"exclusive,omitempty"`
+}
+
+// IsolationLevel says with whom pods may talk. All: everybody. Tenant: pods of the same tenant. Partition: pods of the
+// same partition. None: nobody.
+// +kubebuilder:validation:Enum=All;Tenant;Partition;None
+type IsolationLevel string
+
+// The isolation levels.
+const (
+	IsolationAll       IsolationLevel = "All"
+	IsolationTenant    IsolationLevel = "Tenant"
+	IsolationPartition IsolationLevel = "Partition"
+	IsolationNone      IsolationLevel = "None"
+)
+
+// Isolation is the network isolation of a partition, each way. The cluster's name service is always reachable.
+type Isolation struct {
+	// Ingress says who may talk to the partition's pods.
+	// +optional
+	// +kubebuilder:default=Tenant
+	Ingress IsolationLevel `json:"ingress,omitempty"`
+	// Egress says to whom the partition's pods may talk.
+	// +optional
+	// +kubebuilder:default=All
+	Egress IsolationLevel `json:"egress,omitempty"`
+}
+
+// PodSecurityLevel is a Pod Security Standard.
+// +kubebuilder:validation:Enum=Restricted;Baseline;Privileged
+type PodSecurityLevel string
+
+// The pod security levels.
+const (
+	PodSecurityRestricted PodSecurityLevel = "Restricted"
+	PodSecurityBaseline   PodSecurityLevel = "Baseline"
+	PodSecurityPrivileged PodSecurityLevel = "Privileged"
+)
+
+// DeletionPolicy says what deleting a partition does. Refuse: it waits while applications are delivered there. Delete:
+// they are removed with it.
+// +kubebuilder:validation:Enum=Refuse;Delete
+type DeletionPolicy string
+
+// The deletion policies.
+const (
+	DeletionRefuse DeletionPolicy = "Refuse"
+	DeletionDelete DeletionPolicy = "Delete"
+)
+
+// PartitionStatus is what was last seen of a partition.
+type PartitionStatus struct {
+	// ObservedGeneration is the generation of the spec this status was made for.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Namespace in the cluster.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// Hard is the quota as the cluster enforces it.
+	// +optional
+	Hard corev1.ResourceList `json:"hard,omitempty"`
+	// Used is what of the quota is used.
+	// +optional
+	Used corev1.ResourceList `json:"used,omitempty"`
+	// Nodes is the number of nodes in the pool.
+	// +optional
+	Nodes int32 `json:"nodes"`
+	// Free is the sum over the pool's nodes of what is allocatable and not requested by a pod.
+	// +optional
+	Free corev1.ResourceList `json:"free,omitempty"`
+	// Pods is the number of pods that have not ended.
+	// +optional
+	Pods int32 `json:"pods"`
+	// Conditions: Ready says that the namespace is set up; TrafficReady that its data plane answers.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PartitionList is a list of Partitions.
+//
+// +kubebuilder:object:root=true
+type PartitionList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Partition `json:"items"`
+}
+
+// MemberNamespace is the namespace of the partition in its cluster.
+func (p *Partition) MemberNamespace() string {
+	if p.Spec.Namespace != "" {
+		return p.Spec.Namespace
+	}
+	return p.Namespace + "-" + p.Name
+}

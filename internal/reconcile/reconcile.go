@@ -1,0 +1,121 @@
+// Package reconcile is the frame of every controller: an ordered list of steps that change one object in memory, one
+// place that turns their error into a condition, a requeue and one status patch. It knows no capability.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Object is a kind with conditions.
+type Object interface {
+	client.Object
+	StatusConditions() *[]metav1.Condition
+	SetObservedGeneration(int64)
+}
+
+// Step does one part of a reconciliation. It changes obj in memory only; what it does outside must be idempotent. An
+// error ends the reconciliation: Stalled, Waiting, or any other, which is tried again with backoff.
+type Step[T Object] func(ctx context.Context, obj T) error
+
+// Stalled is an error that only a change by somebody can mend: it is not tried again.
+type Stalled struct {
+	Reason string
+	Err    error
+}
+
+func (e *Stalled) Error() string { return e.Err.Error() }
+func (e *Stalled) Unwrap() error { return e.Err }
+
+// Stall makes a Stalled error with a message for people, which says what to do.
+func Stall(reason, format string, args ...any) error {
+	return &Stalled{Reason: reason, Err: fmt.Errorf(format, args...)}
+}
+
+// Waiting is an error that goes away by itself: it is looked at again after a while, or earlier when something changes.
+type Waiting struct {
+	Reason string
+	After  time.Duration
+	Err    error
+}
+
+func (e *Waiting) Error() string { return e.Err.Error() }
+func (e *Waiting) Unwrap() error { return e.Err }
+
+// Wait makes a Waiting error.
+func Wait(reason string, after time.Duration, format string, args ...any) error {
+	return &Waiting{Reason: reason, After: after, Err: fmt.Errorf(format, args...)}
+}
+
+// Run runs the steps in order, sets the condition named ready from their outcome and patches the status once if it
+// changed. A conflict is no error: the object is reconciled again.
+func Run[T Object](ctx context.Context, c client.Client, obj T, ready, readyReason string, steps ...Step[T]) (ctrl.Result, error) {
+	before := obj.DeepCopyObject().(T)
+	var err error
+	for _, step := range steps {
+		if err = step(ctx, obj); err != nil {
+			break
+		}
+	}
+	result, reason, failure := Outcome(err)
+	if err == nil {
+		SetCondition(obj, ready, metav1.ConditionTrue, readyReason, "")
+	} else {
+		SetCondition(obj, ready, metav1.ConditionFalse, reason, err.Error())
+	}
+	obj.SetObservedGeneration(obj.GetGeneration())
+	if perr := PatchStatus(ctx, c, before, obj); perr != nil {
+		return ctrl.Result{}, errors.Join(failure, perr)
+	}
+	if apierrors.IsConflict(failure) {
+		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
+	}
+	return result, failure
+}
+
+// PatchStatus writes the status of obj if it differs from before. That the object is gone is no error.
+func PatchStatus[T Object](ctx context.Context, c client.Client, before, obj T) error {
+	if equality.Semantic.DeepEqual(before, obj) {
+		return nil
+	}
+	if err := c.Status().Patch(ctx, obj, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("patching status: %w", err)
+	}
+	return nil
+}
+
+// Outcome says what an error means: when to look again, the reason for the condition, and the error to hand to the
+// queue for a retry with backoff, if any.
+func Outcome(err error) (result ctrl.Result, reason string, failure error) {
+	var stalled *Stalled
+	var waiting *Waiting
+	switch {
+	case err == nil:
+		return ctrl.Result{}, "", nil
+	case errors.As(err, &stalled):
+		return ctrl.Result{}, stalled.Reason, nil
+	case errors.As(err, &waiting):
+		return ctrl.Result{RequeueAfter: waiting.After}, waiting.Reason, nil
+	}
+	return ctrl.Result{}, "Failed", err
+}
+
+// SetCondition sets one condition for the object's current generation. Messages are cut at 2 KiB.
+func SetCondition(obj Object, kind string, status metav1.ConditionStatus, reason, message string) {
+	const limit = 2048
+	if len(message) > limit {
+		message = message[:limit] + "…"
+	}
+	meta.SetStatusCondition(obj.StatusConditions(), metav1.Condition{
+		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: obj.GetGeneration(),
+	})
+}
