@@ -1,0 +1,136 @@
+package testkit
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+)
+
+var names atomic.Int64
+
+// Name gives a name, fit for any object, that no other test of the package uses.
+func Name(t testing.TB) string {
+	t.Helper()
+	clean := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return -1
+	}, t.Name())
+	const limit = 24
+	clean = strings.TrimPrefix(clean, "test")
+	if len(clean) > limit {
+		clean = clean[:limit]
+	}
+	return fmt.Sprintf("t%s%d", clean, names.Add(1))
+}
+
+// Create creates the objects, in order; a refusal fails the test.
+func Create(t testing.TB, c client.Client, objects ...client.Object) {
+	t.Helper()
+	for _, o := range objects {
+		if err := c.Create(t.Context(), o); err != nil {
+			t.Fatalf("creating %T %s: %v", o, client.ObjectKeyFromObject(o), err)
+		}
+	}
+}
+
+// Namespace creates a namespace with a name of the test's own and gives the name.
+func Namespace(t testing.TB, c client.Client) string {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Name(t)}}
+	Create(t, c, ns)
+	return ns.Name
+}
+
+// StartManager runs a manager of the hub until the test ends; setup registers controllers with it before.
+func StartManager(t testing.TB, hub *Hub, setup ...func(manager.Manager) error) manager.Manager {
+	t.Helper()
+	skip := true
+	mgr, err := ctrl.NewManager(rest.CopyConfig(hub.Config), manager.Options{
+		Scheme:     hub.Scheme,
+		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Controller: config.Controller{SkipNameValidation: &skip},
+	})
+	if err != nil {
+		t.Fatalf("making a manager: %v", err)
+	}
+	for _, s := range setup {
+		if err := s(mgr); err != nil {
+			t.Fatalf("registering controllers: %v", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("running the manager: %v", err)
+		}
+	})
+	if !mgr.GetCache().WaitForCacheSync(ctx) {
+		t.Fatal("the manager's cache was not filled")
+	}
+	return mgr
+}
+
+// Kubeconfig gives a kubeconfig for the member, with everything inside it. Through names another address, such as a
+// Proxy's; empty for the member's own.
+func (m *Member) Kubeconfig(t testing.TB, through string) []byte {
+	t.Helper()
+	server := m.Config.Host
+	if through != "" {
+		server = "https://" + through
+	}
+	kubeconfig := clientcmdapi.Config{
+		Clusters: map[string]*clientcmdapi.Cluster{"member": {
+			Server: server, CertificateAuthorityData: m.Config.CAData,
+		}},
+		AuthInfos: map[string]*clientcmdapi.AuthInfo{"admin": {
+			ClientCertificateData: m.Config.CertData, ClientKeyData: m.Config.KeyData,
+		}},
+		Contexts:       map[string]*clientcmdapi.Context{"member": {Cluster: "member", AuthInfo: "admin"}},
+		CurrentContext: "member",
+	}
+	data, err := clientcmd.Write(kubeconfig)
+	if err != nil {
+		t.Fatalf("writing a kubeconfig: %v", err)
+	}
+	return data
+}
+
+// Address is the host and port at which the member's API server listens.
+func (m *Member) Address() string {
+	host := strings.TrimPrefix(m.Config.Host, "https://")
+	return strings.TrimSuffix(host, "/")
+}
+
+// logger writes the controllers' errors to standard error, or everything when YUNFAN_TEST_LOG is set.
+func logger() logr.Logger {
+	everything := os.Getenv("YUNFAN_TEST_LOG") != ""
+	return funcr.New(func(prefix, args string) {
+		if everything || !strings.HasPrefix(args, `"level"`) {
+			fmt.Fprintln(os.Stderr, prefix, args)
+		}
+	}, funcr.Options{Verbosity: 1})
+}
