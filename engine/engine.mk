@@ -33,7 +33,7 @@ $(E)/yunfan-engine: $(ENGINE_SOURCES)
 	$(call say,yunfan-engine)
 	@cd engine && $(GO_STATIC) -ldflags "-s -w" -o ../$@ ./cmd/yunfan-engine
 
-K8S_LINK := -s -w $(foreach flag,gitVersion=v$(K8S_VERSION) gitMajor=1 gitMinor=$(word 2,$(subst ., ,$(K8S_VERSION))) gitTreeState=clean,-X k8s.io/component-base/version.$(flag))
+K8S_LINK := -s -w $(foreach flag,gitVersion=v$(K8S_VERSION) gitMajor=1 gitMinor=$(word 2,$(subst ., ,$(K8S_VERSION))) gitCommit= gitTreeState=clean,-X k8s.io/component-base/version.$(flag))
 KUBES    := kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubelet
 
 $(E)/yunfan-kubernetes: $(call go-mod,kubernetes) $(wildcard engine/kubernetes/*.go)
