@@ -68,11 +68,14 @@ func walk(node any, inside bool) {
 				continue
 			}
 			for name, property := range properties {
-				keep := inside || embedded[name]
-				description := property.(map[string]any)["description"]
-				walk(property, keep)
-				if embedded[name] && !inside && description != nil {
-					property.(map[string]any)["description"] = description
+				field, ok := property.(map[string]any)
+				if !ok {
+					continue
+				}
+				description, described := field["description"]
+				walk(field, inside || embedded[name])
+				if embedded[name] && !inside && described {
+					field["description"] = description
 				}
 			}
 		}

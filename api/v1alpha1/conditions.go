@@ -96,10 +96,10 @@ func (o *Tenant) StatusConditions() *[]metav1.Condition { return &o.Status.Condi
 func (o *Tenant) SetObservedGeneration(generation int64) { o.Status.ObservedGeneration = generation }
 
 // StatusConditions gives the conditions, to be read and set.
-func (o *Partition) StatusConditions() *[]metav1.Condition { return &o.Status.Conditions }
+func (p *Partition) StatusConditions() *[]metav1.Condition { return &p.Status.Conditions }
 
 // SetObservedGeneration says for which generation of the spec the status was made.
-func (o *Partition) SetObservedGeneration(generation int64) { o.Status.ObservedGeneration = generation }
+func (p *Partition) SetObservedGeneration(generation int64) { p.Status.ObservedGeneration = generation }
 
 // StatusConditions gives the conditions, to be read and set.
 func (o *Configuration) StatusConditions() *[]metav1.Condition { return &o.Status.Conditions }
