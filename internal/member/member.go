@@ -5,13 +5,24 @@ package member
 
 import (
 	"context"
+	"fmt"
+	"net/http"
+	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
+	"k8s.io/client-go/util/connrotation"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"yunfan.io/yunfan/api/v1alpha1"
 )
 
 // Member is one joined cluster.
@@ -22,22 +33,140 @@ type Member struct {
 	Config *rest.Config
 	// Client of the platform's own identity, not cached. It never writes a tenant's objects.
 	Client client.Client
-	// Cache holds what the platform looks at in the member: nodes, pods (cut down to what is used), and the delivered
-	// kinds as far as they carry the label yunfan.io/partition.
+	// Cache holds what the platform looks at in the member: nodes, pods (cut down to what is used), and every other
+	// kind as far as it carries the label yunfan.io/partition, ConfigMaps and Secrets without their contents. While
+	// the member does not answer it keeps what was last seen.
 	Cache cache.Cache
-	// Changes gives an event each time the member starts or stops answering; one channel per Subscribe.
-	// (see Subscribe)
+
+	connections *connrotation.Dialer
+	http        http.RoundTripper
+	mapper      meta.RESTMapper
+	health      health
+	probe       *prober
+
+	mu          sync.Mutex
+	identities  map[string]client.Client
+	subscribers []chan event.GenericEvent
+}
+
+// New makes a member from a kubeconfig's content. Nothing is sent to it before Run.
+func New(name string, config *rest.Config) (*Member, error) {
+	m := &Member{Name: name, identities: map[string]client.Client{}, connections: connrotation.NewDialer(dial)}
+	m.health.init()
+
+	base := rest.CopyConfig(config)
+	base.QPS = -1
+	base.UserAgent = "yunfan"
+	base.WarningHandlerWithContext = rest.NoWarnings{}
+	base.Dial = m.connections.DialContext
+	shared, err := rest.HTTPClientFor(base)
+	if err != nil {
+		return nil, fmt.Errorf("making connections to cluster %s: %w", name, err)
+	}
+	m.http = &prompt{next: shared.Transport, member: m}
+	m.Config = rest.CopyConfig(base)
+	m.Config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &prompt{next: next, member: m} })
+
+	if m.mapper, err = apiutil.NewDynamicRESTMapper(base, &http.Client{Transport: m.http}); err != nil {
+		return nil, fmt.Errorf("making the REST mapper of cluster %s: %w", name, err)
+	}
+	if m.Client, err = m.client(m.http); err != nil {
+		return nil, err
+	}
+	patient := &http.Client{Transport: &patient{next: shared.Transport, member: m}}
+	if m.Cache, err = newCache(m.Config, patient, m.mapper); err != nil {
+		return nil, fmt.Errorf("making the cache of cluster %s: %w", name, err)
+	}
+	if m.probe, err = newProber(config); err != nil {
+		return nil, fmt.Errorf("making the probe of cluster %s: %w", name, err)
+	}
+	return m, nil
+}
+
+// Run probes the member until ctx ends.
+func (m *Member) Run(ctx context.Context) {
+	defer m.connections.CloseAll()
+	m.probe.run(ctx, m)
+}
+
+func (m *Member) client(rt http.RoundTripper) (client.Client, error) {
+	c, err := client.New(m.Config, client.Options{
+		HTTPClient: &http.Client{Transport: rt}, Scheme: scheme.Scheme, Mapper: m.mapper,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making a client of cluster %s: %w", m.Name, err)
+	}
+	return c, nil
 }
 
 // As gives a client that acts as the delivery service account of a namespace: it may do there what the partition may,
 // and nothing anywhere else. Clients are kept, one per namespace, until the member is removed.
-func (m *Member) As(namespace string) (client.Client, error) { panic("C writes this") }
+func (m *Member) As(namespace string) (client.Client, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c, ok := m.identities[namespace]; ok {
+		return c, nil
+	}
+	user := fmt.Sprintf("system:serviceaccount:%s:%s", namespace, v1alpha1.DeliveryServiceAccount)
+	c, err := m.client(transport.NewImpersonatingRoundTripper(transport.ImpersonationConfig{UserName: user}, m.http))
+	if err != nil {
+		return nil, err
+	}
+	m.identities[namespace] = c
+	return c, nil
+}
 
 // Answering says whether the member answered its last probe, and when it last did.
-func (m *Member) Answering() (bool, time.Time) { panic("C writes this") }
+func (m *Member) Answering() (bool, time.Time) {
+	s := m.health.get()
+	return s.Answering, s.LastSeen
+}
 
-// Subscribe gives a channel of events, one each time the member starts or stops answering, for source.Channel.
-func (m *Member) Subscribe() <-chan event.GenericEvent { panic("C writes this") }
+// State is everything known from the probes.
+func (m *Member) State() State { return m.health.get() }
+
+// Suspend ends the use of the member: it counts as not answering, for the reason given, whatever it answers. Its
+// probes must have ended.
+func (m *Member) Suspend(reason, message string) {
+	m.observe(func(s *State) { s.Answering, s.Reason, s.Message = false, reason, message })
+}
+
+// Subscribe gives a channel of events, one each time the member starts or stops answering, for source.Channel. Events
+// that are not taken in time are one.
+func (m *Member) Subscribe() <-chan event.GenericEvent {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := make(chan event.GenericEvent, 1)
+	m.subscribers = append(m.subscribers, c)
+	return c
+}
+
+// observe changes the state and tells the subscribers if the member started or stopped answering, or does not answer
+// for another reason.
+func (m *Member) observe(change func(*State)) {
+	before, after := m.health.update(change)
+	if before.Answering && !after.Answering {
+		// What waits on these connections would wait for minutes.
+		m.connections.CloseAll()
+	}
+	if before.Answering == after.Answering && before.Reason == after.Reason && before.UID == after.UID && before.Version == after.Version {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.subscribers {
+		notify(s, m.Name)
+	}
+}
+
+func notify(c chan<- event.GenericEvent, cluster string) {
+	e := event.GenericEvent{Object: &v1alpha1.Cluster{}}
+	e.Object.SetName(cluster)
+	select {
+	case c <- e:
+	default: // One is waiting already: whoever takes it sees the newest state.
+	}
+}
 
 // Controller is a controller that runs once for each member, with a queue of its own.
 type Controller interface {
@@ -49,4 +178,17 @@ type Controller interface {
 // Lookup finds a joined member; false if there is none of that name or it has never answered.
 type Lookup interface {
 	Member(name string) (*Member, bool)
+}
+
+// NodesAndPods gives all nodes and all pods of the cache. They are shared: never change them.
+func (m *Member) NodesAndPods(ctx context.Context) ([]corev1.Node, []corev1.Pod, error) {
+	var nodes corev1.NodeList
+	var pods corev1.PodList
+	if err := m.Cache.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, nil, fmt.Errorf("listing nodes of cluster %s: %w", m.Name, err)
+	}
+	if err := m.Cache.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, nil, fmt.Errorf("listing pods of cluster %s: %w", m.Name, err)
+	}
+	return nodes.Items, pods.Items, nil
 }
