@@ -43,6 +43,8 @@ const (
 	ReasonNameReserved = "NameReserved"
 	// ReasonNamespaceTaken: the namespace exists and is somebody else's.
 	ReasonNamespaceTaken = "NamespaceTaken"
+	// ReasonInUse: an application still uses the configuration that is to be deleted.
+	ReasonInUse = "InUse"
 	// ReasonDeliveriesExist: applications are still delivered to the partition.
 	ReasonDeliveriesExist = "DeliveriesExist"
 	// ReasonNoEdge: no edge is connected, so nothing is known of the traffic.

@@ -74,10 +74,11 @@ type ConfigurationStatus struct {
 	// ObservedGeneration is the generation of the spec this status was made for.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Version is the newest version: the hash of its content. The object <name>-<version> holds it.
+	// Version is the newest version: the hash of its content, or a random word for a Secret. The object
+	// <name>-<version> holds it.
 	// +optional
 	Version string `json:"version,omitempty"`
-	// Versions, newest first, at most 20; a version that a revision uses is kept longer.
+	// Versions, newest first: 20, and older ones that a revision uses. A version that is taken up again is the newest.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -91,7 +92,7 @@ type ConfigurationStatus struct {
 
 // ConfigurationVersion is one stored version.
 type ConfigurationVersion struct {
-	// Name is the hash of the content.
+	// Name is the hash of the content, or a random word for a Secret.
 	// +required
 	Name string `json:"name"`
 	// CreatedAt is when it was stored.

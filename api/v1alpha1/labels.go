@@ -29,6 +29,9 @@ const (
 	AnnotationAdopted = "yunfan.io/adopted"
 	// AnnotationRestartedAt on an Application's pod templates restarts their pods, as kubectl rollout restart does.
 	AnnotationRestartedAt = "yunfan.io/restartedAt"
+	// AnnotationRollbackTo on an Application names the revision from which its components were taken. While they are
+	// the same, the revision's versions of configurations are used instead of the newest.
+	AnnotationRollbackTo = "yunfan.io/rollback-to"
 
 	// TaintTenant is the taint of nodes that a partition has for itself; its value is the tenant.
 	TaintTenant = "yunfan.io/tenant"
