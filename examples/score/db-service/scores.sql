@@ -1,0 +1,2 @@
+CREATE TABLE scores (id INT NOT NULL AUTO_INCREMENT PRIMARY KEY, student VARCHAR(64) NOT NULL, subject VARCHAR(64) NOT NULL, score DECIMAL(4,1) NOT NULL, UNIQUE (student, subject)) ENGINE = InnoDB;
+INSERT INTO scores (student, subject, score) VALUES ('张伟', '数学', 95.5), ('张伟', '语文', 88.0), ('王芳', '数学', 91.0), ('王芳', '英语', 97.5), ('李娜', '物理', 84.5), ('李娜', '化学', 90.0), ('刘洋', '语文', 79.0), ('陈静', '英语', 93.0), ('Emma Brown', 'Mathematics', 89.5), ('Noah O''Neill', 'History', 86.0);
