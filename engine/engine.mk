@@ -9,7 +9,7 @@ METRICS_SERVER_VERSION := 0.9.0
 
 E           := bin/engine
 IMAGE_FILES := bin/images/.files
-GO_STATIC   := CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath
+GO_STATIC   := CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false
 
 ENGINE_NESTED   := coredns etcd kubernetes metricsserver runtime volumes
 ENGINE_SOURCES  := $(filter-out engine/engine.mk %_test.go $(ENGINE_NESTED:%=engine/%/%),$(shell find engine -type f -not -path '*/testdata/*'))
@@ -38,7 +38,7 @@ K8S_LINK := -s -w $(foreach flag,gitVersion=v$(K8S_VERSION) gitMajor=1 gitMinor=
 KUBES    := kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubelet
 
 $(E)/yunfan-kubernetes: $(call go-mod,kubernetes) $(wildcard engine/kubernetes/*.go)
-	$(call say,kubernetes $(K8S_VERSION) (about 7 minutes the first time))
+	$(call say,kubernetes $(K8S_VERSION) (about 4 minutes the first time))
 	@cd engine/kubernetes && $(GO_STATIC) -ldflags "$(K8S_LINK)" -o ../../$@ .
 	@for name in $(KUBES); do ln -sf yunfan-kubernetes $(E)/$$name; done
 
@@ -61,7 +61,7 @@ $(CONTAINERD) &: $(call go-mod,runtime)
 # runc enters namespaces in C, and filters system calls with libseccomp: pods fail without it.
 $(E)/runc: $(call go-mod,runtime)
 	$(call say,runc)
-	@cd engine/runtime && CGO_ENABLED=1 GOFLAGS=-mod=readonly go build -trimpath -tags "seccomp netgo osusergo" \
+	@cd engine/runtime && CGO_ENABLED=1 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false -tags "seccomp netgo osusergo" \
 	  -ldflags "-s -w -extldflags -static" -o ../../$@ github.com/opencontainers/runc
 
 CNI_MODULE := github.com/containernetworking/plugins/plugins
