@@ -86,7 +86,7 @@ test-full: test ## The same, with the whole fault matrix instead of a sample
 	YUNFAN_FULL=1 $(MAKE) test-journeys
 
 bench: build ## Measure: start-up, delivery, 100 applications, idle cost
-	@go run ./bench $(BENCH)
+	@go run -tags e2e ./bench
 
 ##@ Help
 

@@ -1,0 +1,160 @@
+//go:build e2e
+
+package journey
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/reconcile"
+)
+
+// Partition creates a partition of the tenant and waits until it is ready.
+func (j *Journey) Partition(name, cluster string, change ...func(*v1alpha1.PartitionSpec)) *v1alpha1.Partition {
+	j.Helper()
+	p := &v1alpha1.Partition{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: j.Tenant},
+		Spec:       v1alpha1.PartitionSpec{Cluster: cluster},
+	}
+	for _, c := range change {
+		c(&p.Spec)
+	}
+	j.Create(p)
+	j.Eventually(j.Condition(p, v1alpha1.ConditionReady)).Should(gomega.HavePrefix("True"))
+	return p
+}
+
+// Application creates an application in the partitions named, in full in each.
+func (j *Journey) Application(name string, partitions []string, components ...v1alpha1.Component) *v1alpha1.Application {
+	j.Helper()
+	a := &v1alpha1.Application{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: j.Tenant},
+		Spec:       v1alpha1.ApplicationSpec{Version: "v1", Components: components},
+	}
+	for _, p := range partitions {
+		a.Spec.Placement.Partitions = append(a.Spec.Placement.Partitions, v1alpha1.PartitionChoice{Name: p})
+	}
+	j.Create(a)
+	return a
+}
+
+// Component is one of the workload with one container of the image, changed as asked.
+func Component(name, image string, change ...func(*v1alpha1.Component, *corev1.Container)) v1alpha1.Component {
+	c := v1alpha1.Component{
+		Name: name, Workload: v1alpha1.WorkloadDeployment,
+		Template: &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+			TerminationGracePeriodSeconds: new(int64(5)),
+			Containers:                    []corev1.Container{{Name: "main", Image: image}},
+		}},
+	}
+	for _, f := range change {
+		f(&c, &c.Template.Spec.Containers[0])
+	}
+	return c
+}
+
+// Ready waits until an application is ready at its present generation.
+func (j *Journey) Ready(a *v1alpha1.Application) {
+	j.Helper()
+	j.Eventually(j.Condition(a, v1alpha1.ConditionReady)).Should(gomega.HavePrefix("True"))
+}
+
+// Condition reads an object of the hub and gives its condition as "Status Reason: message", for matchers. A condition
+// of an older generation is not given.
+func (j *Journey) Condition(o reconcile.Object, kind string) func() (string, error) {
+	return func() (string, error) {
+		if err := j.Get(o); err != nil {
+			return "", err
+		}
+		c := meta.FindStatusCondition(*o.StatusConditions(), kind)
+		if c == nil || c.ObservedGeneration != o.GetGeneration() {
+			return fmt.Sprintf("%s not yet decided for generation %d", kind, o.GetGeneration()), nil
+		}
+		return fmt.Sprintf("%s %s: %s", c.Status, c.Reason, c.Message), nil
+	}
+}
+
+// Placement reads an application and gives its state in a partition.
+func (j *Journey) Placement(a *v1alpha1.Application, partition string) v1alpha1.PlacementStatus {
+	j.Helper()
+	if err := j.Get(a); err != nil {
+		j.Fatal(err)
+	}
+	for _, p := range a.Status.Placements {
+		if p.Partition == partition {
+			return p
+		}
+	}
+	return v1alpha1.PlacementStatus{}
+}
+
+// Pods of a component in a member's namespace; of all components if none is named.
+func (j *Journey) Pods(cluster, namespace, component string) []corev1.Pod {
+	j.Helper()
+	var pods corev1.PodList
+	options := []client.ListOption{client.InNamespace(namespace)}
+	if component != "" {
+		options = append(options, client.MatchingLabels{v1alpha1.LabelComponent: component})
+	}
+	if err := j.Clusters[cluster].List(j.ctx, &pods, options...); err != nil {
+		j.Fatalf("listing pods of %s in %s: %v", namespace, cluster, err)
+	}
+	return pods.Items
+}
+
+// end shows what there was if the test failed, and removes the tenant's things in the order in which people would.
+func (j *Journey) end() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), patience)
+	defer cancel()
+	j.ctx = ctx
+	if j.Failed() {
+		j.show()
+	}
+	for _, kind := range []client.Object{&v1alpha1.Application{}, &v1alpha1.Configuration{}, &v1alpha1.Partition{}} {
+		if err := j.Hub().DeleteAllOf(ctx, kind, client.InNamespace(j.Tenant)); err != nil {
+			j.Errorf("removing the tenant's %T: %v", kind, err)
+		}
+	}
+	if err := j.waitForNone(ctx); err != nil {
+		j.Errorf("the tenant's partitions were not removed: %v", err)
+		j.show()
+	}
+	if err := j.Hub().Delete(ctx, &v1alpha1.Tenant{ObjectMeta: metav1.ObjectMeta{Name: j.Tenant}}); ignoreNotFound(err) != nil {
+		j.Errorf("removing the tenant: %v", err)
+	}
+}
+
+func (j *Journey) waitForNone(ctx context.Context) error {
+	return wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
+		var left v1alpha1.PartitionList
+		err := j.Hub().List(ctx, &left, client.InNamespace(j.Tenant))
+		return err == nil && len(left.Items) == 0, nil
+	})
+}
+
+// show logs the tenant's objects on the hub, and pods and events of its namespaces on the members.
+func (j *Journey) show() {
+	run := func(cluster string, args ...string) {
+		j.Helper()
+		j.Logf("%s$ kubectl %v\n%s", cluster, args, j.try(cluster, args...))
+	}
+	run(Hub, "get", "clusters")
+	run(Hub, "-n", j.Tenant, "get", "applications,deliveries,partitions", "-o", "yaml", "--show-managed-fields=false")
+	var partitions v1alpha1.PartitionList
+	if err := j.Hub().List(j.ctx, &partitions, client.InNamespace(j.Tenant)); err != nil {
+		j.Log(err)
+	}
+	for _, p := range partitions.Items {
+		run(p.Spec.Cluster, "-n", p.MemberNamespace(), "get", "pods", "-o", "wide")
+		run(p.Spec.Cluster, "-n", p.MemberNamespace(), "get", "events", "--sort-by=.lastTimestamp")
+	}
+}
