@@ -8,11 +8,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 )
@@ -31,8 +33,35 @@ func newCache(config *rest.Config, httpClient *http.Client, mapper meta.RESTMapp
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Pod{}:  {Label: labels.Everything(), Transform: slim},
 			&corev1.Node{}: {Label: labels.Everything(), Transform: slim},
+			// Services that are not ours have node ports too.
+			&corev1.Service{}: {Label: labels.Everything(), Transform: slim},
 		},
 	})
+}
+
+// mapper knows pods and nodes beforehand, for the cache asks for them before the member has ever answered.
+type mapper struct {
+	meta.RESTMapper
+	known meta.RESTMapper
+}
+
+func newMapper(config *rest.Config, httpClient *http.Client) (meta.RESTMapper, error) {
+	dynamic, err := apiutil.NewDynamicRESTMapper(config, httpClient)
+	if err != nil {
+		return nil, err
+	}
+	known := meta.NewDefaultRESTMapper(nil)
+	known.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
+	known.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	return &mapper{RESTMapper: dynamic, known: known}, nil
+}
+
+// RESTMapping gives the resource of a kind.
+func (m *mapper) RESTMapping(kind schema.GroupKind, versions ...string) (*meta.RESTMapping, error) {
+	if mapping, err := m.known.RESTMapping(kind, versions...); err == nil {
+		return mapping, nil
+	}
+	return m.RESTMapper.RESTMapping(kind, versions...)
 }
 
 // slim cuts an object down to what controllers and lists look at, before the cache keeps it.
@@ -86,7 +115,10 @@ func slimPod(p *corev1.Pod) *corev1.Pod {
 func slimContainers(in []corev1.Container) []corev1.Container {
 	out := make([]corev1.Container, len(in))
 	for i, c := range in {
-		out[i] = corev1.Container{Name: c.Name, Image: c.Image, Resources: c.Resources, RestartPolicy: c.RestartPolicy}
+		out[i] = corev1.Container{
+			Name: c.Name, Image: c.Image, Resources: c.Resources, RestartPolicy: c.RestartPolicy,
+			ReadinessProbe: c.ReadinessProbe, StartupProbe: c.StartupProbe, // a status says which of them fails
+		}
 	}
 	return out
 }

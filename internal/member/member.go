@@ -18,7 +18,6 @@ import (
 	"k8s.io/client-go/util/connrotation"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
@@ -57,7 +56,7 @@ func New(name string, config *rest.Config) (*Member, error) {
 	base := rest.CopyConfig(config)
 	base.QPS = -1
 	base.UserAgent = "yunfan"
-	base.WarningHandlerWithContext = rest.NoWarnings{}
+	base.WarningHandlerWithContext = warnings{}
 	base.Dial = m.connections.DialContext
 	shared, err := rest.HTTPClientFor(base)
 	if err != nil {
@@ -67,7 +66,7 @@ func New(name string, config *rest.Config) (*Member, error) {
 	m.Config = rest.CopyConfig(base)
 	m.Config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &prompt{next: next, member: m} })
 
-	if m.mapper, err = apiutil.NewDynamicRESTMapper(base, &http.Client{Transport: m.http}); err != nil {
+	if m.mapper, err = newMapper(base, &http.Client{Transport: m.http}); err != nil {
 		return nil, fmt.Errorf("making the REST mapper of cluster %s: %w", name, err)
 	}
 	if m.Client, err = m.client(m.http); err != nil {
