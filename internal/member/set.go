@@ -2,6 +2,7 @@ package member
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -51,7 +52,9 @@ func NewSet(hub manager.Manager) (*Set, error) {
 }
 
 // Register adds controllers. They are started, in order, for every member admitted from now on.
-func (s *Set) Register(controllers ...Controller) { s.controllers = append(s.controllers, controllers...) }
+func (s *Set) Register(controllers ...Controller) {
+	s.controllers = append(s.controllers, controllers...)
+}
 
 // Subscribe gives a channel of events, one each time any member starts or stops answering.
 func (s *Set) Subscribe() <-chan event.GenericEvent {
@@ -128,17 +131,15 @@ func (s *Set) Admit(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.connections[name]
-	if c == nil || (c.next == nil && !c.current.retired) {
+	if c == nil || c.next == nil {
 		return
 	}
-	if c.next != nil {
-		if c.current != nil {
-			c.current.stop()
-		}
-		c.current, c.next = c.next, nil
+	if c.current != nil {
+		c.current.stop()
 	}
+	c.current, c.next = c.next, nil
 	ctx, cancel := context.WithCancel(context.Background())
-	c.current.stopUse, c.current.retired = cancel, false
+	c.current.stopUse = cancel
 	go s.use(ctx, c.current.member)
 }
 
@@ -155,7 +156,7 @@ func (s *Set) use(ctx context.Context, m *Member) {
 			if err == nil {
 				break
 			}
-			logger.Error(err, "A controller could not be started for the member and will be again", "controller", c)
+			logger.Error(err, "A controller could not be started for the member and will be again", "controller", fmt.Sprintf("%T", c))
 			select {
 			case <-ctx.Done():
 			case <-time.After(retryInterval):
@@ -177,7 +178,8 @@ func (s *Set) Suspend(name, reason, message string) {
 	c.current.member.Suspend(reason, message)
 }
 
-// Retire stops the controllers and the cache of the connection in use; its client goes on working.
+// Retire stops the controllers and the cache of the connection in use; its client goes on working. It is not admitted
+// again: Disconnect and Connect instead.
 func (s *Set) Retire(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
