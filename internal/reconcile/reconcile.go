@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 )
 
 // Object is a kind with conditions.
@@ -113,9 +115,34 @@ func Outcome(err error) (result ctrl.Result, reason string, failure error) {
 func SetCondition(obj Object, kind string, status metav1.ConditionStatus, reason, message string) {
 	const limit = 2048
 	if len(message) > limit {
-		message = message[:limit] + "…"
+		message = strings.ToValidUTF8(message[:limit], "") + "…"
 	}
 	meta.SetStatusCondition(obj.StatusConditions(), metav1.Condition{
 		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: obj.GetGeneration(),
 	})
+}
+
+// AddFinalizer makes sure that the object is not gone before RemoveFinalizer.
+func AddFinalizer[T Object](ctx context.Context, c client.Client, obj T, name string) error {
+	return patchFinalizers(ctx, c, obj, name, controllerutil.AddFinalizer)
+}
+
+// RemoveFinalizer lets the object go. That it is gone is no error.
+func RemoveFinalizer[T Object](ctx context.Context, c client.Client, obj T, name string) error {
+	return client.IgnoreNotFound(patchFinalizers(ctx, c, obj, name, controllerutil.RemoveFinalizer))
+}
+
+// patchFinalizers patches a copy, so that what steps changed in obj's status is not overwritten by the answer.
+func patchFinalizers[T Object](ctx context.Context, c client.Client, obj T, name string, change func(client.Object, string) bool) error {
+	changed := obj.DeepCopyObject().(T)
+	if !change(changed, name) {
+		return nil
+	}
+	patch := client.MergeFromWithOptions(obj.DeepCopyObject().(T), client.MergeFromWithOptimisticLock{})
+	if err := c.Patch(ctx, changed, patch); err != nil {
+		return fmt.Errorf("patching finalizers: %w", err)
+	}
+	obj.SetFinalizers(changed.GetFinalizers())
+	obj.SetResourceVersion(changed.GetResourceVersion())
+	return nil
 }
