@@ -1,0 +1,9 @@
+package score
+
+import "embed"
+
+// Manifests are the objects of the example, for 'yunfan up' and for kubectl: tenant.yaml, configuration.yaml and
+// application.yaml.
+//
+//go:embed tenant.yaml configuration.yaml application.yaml
+var Manifests embed.FS
