@@ -2,9 +2,7 @@ package main
 
 import (
 	"log/slog"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -22,12 +20,10 @@ Anybody who reaches --listen may pull; nobody may change anything there. Images 
 a Unix socket that only the owner of the process can open, or a loopback address.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
 			if o.PushListen == "" {
 				o.PushListen = "unix:" + filepath.Join(o.Dir, "push.sock")
 			}
-			return registry.Run(ctx, o, slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
+			return registry.Run(cmd.Context(), o, slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
 		},
 	}
 	cmd.Flags().StringVar(&o.Dir, "dir", "", "directory that holds the images")

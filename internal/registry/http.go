@@ -59,7 +59,7 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // unstall bounds a request's body and cuts off clients that stop reading or sending. A fixed limit for the whole
 // request would cut off slow ones with big layers.
-func unstall(next http.Handler) http.Handler {
+func unstall(timeout time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		defer func() {
@@ -71,28 +71,30 @@ func unstall(next http.Handler) http.Handler {
 		r.Body = struct {
 			io.Reader
 			io.Closer
-		}{unstalledReader{body, control}, body}
-		next.ServeHTTP(unstalledWriter{w, control}, r)
+		}{unstalledReader{body, control, timeout}, body}
+		next.ServeHTTP(unstalledWriter{w, control, timeout}, r)
 	})
 }
 
 type unstalledReader struct {
 	io.Reader
 	control *http.ResponseController
+	timeout time.Duration
 }
 
 func (r unstalledReader) Read(p []byte) (int, error) {
-	r.control.SetReadDeadline(time.Now().Add(stallTimeout)) //nolint:errcheck // not every writer has deadlines
+	r.control.SetReadDeadline(time.Now().Add(r.timeout)) //nolint:errcheck // not every writer has deadlines
 	return r.Reader.Read(p)
 }
 
 type unstalledWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	timeout time.Duration
 }
 
 func (w unstalledWriter) Write(p []byte) (int, error) {
-	w.control.SetWriteDeadline(time.Now().Add(stallTimeout)) //nolint:errcheck // not every writer has deadlines
+	w.control.SetWriteDeadline(time.Now().Add(w.timeout)) //nolint:errcheck // not every writer has deadlines
 	return w.ResponseWriter.Write(p)
 }
 

@@ -56,8 +56,8 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 
 	hint := "push through " + o.PushListen + " on the registry's own machine"
 	group, ctx := errgroup.WithContext(ctx)
-	serve(ctx, group, pull, withHealth(o.Dir, readOnly(hint, unstall(app))))
-	serve(ctx, group, push, withHealth(o.Dir, logWrites(log, unstall(app))))
+	serve(ctx, group, pull, withHealth(o.Dir, readOnly(hint, unstall(stallTimeout, app))))
+	serve(ctx, group, push, withHealth(o.Dir, logWrites(log, unstall(stallTimeout, app))))
 	err = group.Wait()
 	log.Info("registry stopped")
 	return errors.Join(err, app.Shutdown())
