@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 )
@@ -189,8 +190,8 @@ func (j *Journey) output(cmd *exec.Cmd) string {
 	return string(out)
 }
 
-// try is Kubectl for what may fail, within a short time.
-func (j *Journey) try(cluster string, args ...string) string {
+// Try is Kubectl for what may fail, within a short time; the error is part of what it gives.
+func (j *Journey) Try(cluster string, args ...string) string {
 	ctx, cancel := context.WithTimeout(j.ctx, 2*requestTimeout)
 	defer cancel()
 	out, err := j.World.Kubectl(ctx, cluster, args...).CombinedOutput()
@@ -198,4 +199,26 @@ func (j *Journey) try(cluster string, args ...string) string {
 		return fmt.Sprintf("%s(%v)", out, err)
 	}
 	return string(out)
+}
+
+// WriteYAML writes an object to a file, for kubectl and the CLI.
+func (j *Journey) WriteYAML(file string, o client.Object) {
+	j.Helper()
+	text, err := yaml.Marshal(o)
+	if err != nil {
+		j.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		j.Fatal(err)
+	}
+}
+
+// Kind is the type of an object of ours, for files.
+func Kind(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: kind}
+}
+
+// Named is the name of an object of a tenant.
+func Named(tenant, name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: tenant, Name: name}
 }

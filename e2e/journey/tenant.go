@@ -33,33 +33,24 @@ func (j *Journey) Partition(name, cluster string, change ...func(*v1alpha1.Parti
 	return p
 }
 
-// Application creates an application in the partitions named, in full in each.
-func (j *Journey) Application(name string, partitions []string, components ...v1alpha1.Component) *v1alpha1.Application {
+// Application creates an application with a placement.
+func (j *Journey) Application(name string, placement v1alpha1.Placement, components ...v1alpha1.Component) *v1alpha1.Application {
 	j.Helper()
 	a := &v1alpha1.Application{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: j.Tenant},
-		Spec:       v1alpha1.ApplicationSpec{Version: "v1", Components: components},
-	}
-	for _, p := range partitions {
-		a.Spec.Placement.Partitions = append(a.Spec.Placement.Partitions, v1alpha1.PartitionChoice{Name: p})
+		Spec:       v1alpha1.ApplicationSpec{Version: "v1", Placement: placement, Components: components},
 	}
 	j.Create(a)
 	return a
 }
 
-// Component is one of the workload with one container of the image, changed as asked.
-func Component(name, image string, change ...func(*v1alpha1.Component, *corev1.Container)) v1alpha1.Component {
-	c := v1alpha1.Component{
-		Name: name, Workload: v1alpha1.WorkloadDeployment,
-		Template: &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
-			TerminationGracePeriodSeconds: new(int64(5)),
-			Containers:                    []corev1.Container{{Name: "main", Image: image}},
-		}},
+// In places everything in full in each of the partitions.
+func In(partitions ...string) v1alpha1.Placement {
+	var p v1alpha1.Placement
+	for _, name := range partitions {
+		p.Partitions = append(p.Partitions, v1alpha1.PartitionChoice{Name: name})
 	}
-	for _, f := range change {
-		f(&c, &c.Template.Spec.Containers[0])
-	}
-	return c
+	return p
 }
 
 // Ready waits until an application is ready at its present generation.
@@ -145,7 +136,7 @@ func (j *Journey) waitForNone(ctx context.Context) error {
 func (j *Journey) show() {
 	run := func(cluster string, args ...string) {
 		j.Helper()
-		j.Logf("%s$ kubectl %v\n%s", cluster, args, j.try(cluster, args...))
+		j.Logf("%s$ kubectl %v\n%s", cluster, args, j.Try(cluster, args...))
 	}
 	run(Hub, "get", "clusters")
 	run(Hub, "-n", j.Tenant, "get", "applications,deliveries,partitions", "-o", "yaml", "--show-managed-fields=false")
