@@ -39,6 +39,9 @@ const (
 	// DeliveryServiceAccount is the service account in a partition's namespace as which the hub delivers.
 	DeliveryServiceAccount = "yunfan-delivery"
 
+	// FinalizerDelivery keeps a Delivery until its objects are gone from the member. Whoever creates a Delivery sets it.
+	FinalizerDelivery = "yunfan.io/delivery"
+
 	// FieldOwner is the field manager of everything the platform applies.
 	FieldOwner = "yunfan"
 )
