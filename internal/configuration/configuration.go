@@ -65,11 +65,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if c.DeletionTimestamp != nil {
 		return r.delete(ctx, c)
 	}
-	before := c.DeepCopy()
-	if controllerutil.AddFinalizer(c, Finalizer) {
-		if err := r.client.Patch(ctx, c, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
-			return ctrl.Result{}, fmt.Errorf("adding finalizer: %w", err)
-		}
+	if err := reconcile.AddFinalizer(ctx, r.client, c, Finalizer); err != nil {
+		return ctrl.Result{}, err
 	}
 	stored, generation := false, c.Generation
 	result, err := reconcile.Run(ctx, r.client, c, v1alpha1.ConditionReady, v1alpha1.ReasonReady,
@@ -98,12 +95,7 @@ func (r *Reconciler) delete(ctx context.Context, c *v1alpha1.Configuration) (ctr
 	if err != nil || !gone {
 		return result, err
 	}
-	before := c.DeepCopy()
-	controllerutil.RemoveFinalizer(c, Finalizer)
-	if err := r.client.Patch(ctx, c, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
-		return ctrl.Result{}, fmt.Errorf("removing finalizer: %w", err)
-	}
-	return ctrl.Result{}, nil
+	return ctrl.Result{}, reconcile.RemoveFinalizer(ctx, r.client, c, Finalizer)
 }
 
 func (r *Reconciler) refuseWhileUsed(ctx context.Context, c *v1alpha1.Configuration) error {

@@ -1,0 +1,141 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/cli"
+)
+
+// Scale sets numbers of replicas, each given as COMPONENT=N.
+func (c *Command) Scale(ctx context.Context, name string, assignments []string) error {
+	wanted, err := parseReplicas(assignments)
+	if err != nil {
+		return err
+	}
+	return c.change(ctx, name, "scaled to "+strings.Join(assignments, ", "), func(_ client.Reader, app *v1alpha1.Application) error {
+		return setReplicas(app, wanted)
+	})
+}
+
+func parseReplicas(assignments []string) (map[string]int32, error) {
+	const bits = 32
+	wanted := make(map[string]int32, len(assignments))
+	for _, assignment := range assignments {
+		component, text, ok := strings.Cut(assignment, "=")
+		n, err := strconv.ParseInt(text, 10, bits)
+		if !ok || err != nil || n < 0 || component == "" {
+			return nil, cli.Usagef("%q: write COMPONENT=N, such as score-record=3", assignment)
+		}
+		wanted[component] = int32(n)
+	}
+	return wanted, nil
+}
+
+func setReplicas(app *v1alpha1.Application, wanted map[string]int32) error {
+	var known []string
+	for i := range app.Spec.Components {
+		component := &app.Spec.Components[i]
+		known = append(known, component.Name)
+		n, ok := wanted[component.Name]
+		if !ok {
+			continue
+		}
+		if component.Workload == v1alpha1.WorkloadDaemonSet || component.Workload == v1alpha1.WorkloadExternal {
+			return cli.Usagef("component %s is a %s: it has no number of replicas", component.Name, component.Workload)
+		}
+		component.Replicas = &n
+	}
+	for component := range wanted {
+		if !slices.Contains(known, component) {
+			return cli.Usagef("application %s has no component %q: it has %s", app.Name, component, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
+
+// Stop takes away all pods of the application; everything else stays.
+func (c *Command) Stop(ctx context.Context, name string) error {
+	return c.change(ctx, name, "stopping", func(_ client.Reader, app *v1alpha1.Application) error {
+		app.Spec.Stopped = true
+		return nil
+	})
+}
+
+// Start brings the pods of a stopped application back.
+func (c *Command) Start(ctx context.Context, name string) error {
+	return c.change(ctx, name, "starting", func(_ client.Reader, app *v1alpha1.Application) error {
+		app.Spec.Stopped = false
+		return nil
+	})
+}
+
+// Rollback gives the application the content of an earlier revision, named, numbered, or, if empty, the one before the
+// present. Numbers of replicas, placement and stop stay as they are: they are no part of a revision.
+func (c *Command) Rollback(ctx context.Context, name, revision string) error {
+	return c.change(ctx, name, "rolling back", func(hub client.Reader, app *v1alpha1.Application) error {
+		revisions, err := c.revisions(ctx, hub, app)
+		if err != nil {
+			return err
+		}
+		to, err := choose(revisions, app.Status.Revision, revision)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c.Progress, "to revision %d, %s\n", to.Spec.Number, to.Name)
+		restore(app, &to.Spec)
+		return nil
+	})
+}
+
+// choose finds the revision to go back to among all, newest first.
+func choose(revisions []v1alpha1.ApplicationRevision, current, wanted string) (*v1alpha1.ApplicationRevision, error) {
+	var now int64
+	for i := range revisions {
+		r := &revisions[i]
+		if r.Name == current {
+			now = r.Spec.Number
+		}
+		if wanted != "" && (r.Name == wanted || strconv.FormatInt(r.Spec.Number, 10) == wanted) {
+			return r, nil
+		}
+	}
+	if wanted != "" {
+		return nil, cli.Usagef("there is no revision %q: 'yunfan revisions' lists them", wanted)
+	}
+	for i := range revisions {
+		if revisions[i].Spec.Number < now {
+			return &revisions[i], nil
+		}
+	}
+	return nil, cli.Usagef("there is no revision before the present one")
+}
+
+// restore puts a revision's content back into the application.
+func restore(app *v1alpha1.Application, to *v1alpha1.ApplicationRevisionSpec) {
+	replicas := map[string]*int32{}
+	for _, component := range app.Spec.Components {
+		replicas[component.Name] = component.Replicas
+	}
+	app.Spec.Version, app.Spec.Chart, app.Spec.Components = to.Version, to.Chart, nil
+	for _, component := range to.Components {
+		component.Replicas = replicas[component.Name]
+		app.Spec.Components = append(app.Spec.Components, component)
+	}
+	overrides := map[string][]v1alpha1.Override{}
+	for _, o := range to.Overrides {
+		overrides[o.Partition] = o.Overrides
+	}
+	for i := range app.Spec.Placement.Partitions {
+		// What a selector chooses has no overrides of its own in a revision: they stay.
+		if choice := &app.Spec.Placement.Partitions[i]; choice.Name != "" {
+			choice.Overrides = overrides[choice.Name]
+		}
+	}
+}

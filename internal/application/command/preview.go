@@ -1,0 +1,108 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+
+	"sigs.k8s.io/yaml"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/cli"
+)
+
+// maxFile bounds what is read of a file, in bytes: the hub takes no larger object.
+const maxFile = 4 << 20
+
+// Preview is what an Application would do in each partition.
+type Preview struct {
+	Partitions []PartitionPreview `json:"partitions"`
+}
+
+// PartitionPreview is what it would do in one.
+type PartitionPreview struct {
+	Partition string `json:"partition"`
+	Cluster   string `json:"cluster"`
+	// Explanation of the numbers of replicas.
+	Explanation []string `json:"explanation,omitempty"`
+	Changes     []Change `json:"changes,omitempty"`
+	// Error says why it cannot be told.
+	Error string `json:"error,omitempty"`
+}
+
+// Change is one object that would be created, changed or removed, or that stays as it is.
+type Change struct {
+	Action string   `json:"action"`
+	Kind   string   `json:"kind"`
+	Name   string   `json:"name"`
+	Fields []string `json:"fields,omitempty"`
+	Error  string   `json:"error,omitempty"`
+}
+
+// Preview shows what the Application in a file would create, change and remove in each partition.
+func (c *Command) Preview(ctx context.Context, stdin io.Reader, file string) error {
+	if err := c.Output.Check(); err != nil {
+		return err
+	}
+	app, err := readApplication(stdin, file)
+	if err != nil {
+		return err
+	}
+	server, err := c.Access.Server(ctx)
+	if err != nil {
+		return err
+	}
+	if app.Namespace == "" {
+		if app.Namespace, err = c.Access.Tenant(); err != nil {
+			return err
+		}
+	}
+	preview := &Preview{}
+	path := "/api/v1/tenants/" + url.PathEscape(app.Namespace) + "/preview"
+	if err := server.Call(ctx, http.MethodPost, path, nil, app, preview); err != nil {
+		return fmt.Errorf("previewing application %s: %w", app.Name, err)
+	}
+	return c.Output.Print(c.Out, preview, func(t *cli.Table) { fillPreview(t, preview) })
+}
+
+func readApplication(stdin io.Reader, file string) (*v1alpha1.Application, error) {
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, cli.Usagef("reading the Application: %w", err)
+		}
+		defer f.Close()
+		stdin = f
+	}
+	text, err := io.ReadAll(io.LimitReader(stdin, maxFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading the Application: %w", err)
+	}
+	app := &v1alpha1.Application{}
+	if err := yaml.UnmarshalStrict(text, app); err != nil {
+		return nil, cli.Usagef("%s is no Application: %w", file, err)
+	}
+	if app.Kind != "Application" || app.Name == "" {
+		return nil, cli.Usagef("%s is no Application: kind is %q, name %q", file, app.Kind, app.Name)
+	}
+	return app, nil
+}
+
+func fillPreview(t *cli.Table, preview *Preview) {
+	t.Header("PARTITION", "CLUSTER", "ACTION", "OBJECT", "DETAIL")
+	for _, p := range preview.Partitions {
+		if p.Error != "" {
+			t.Row(p.Partition, p.Cluster, "", "", p.Error)
+		}
+		for _, change := range p.Changes {
+			detail := change.Error
+			for _, field := range change.Fields {
+				detail += field + " "
+			}
+			t.Row(p.Partition, p.Cluster, change.Action, change.Kind+"/"+change.Name, detail)
+		}
+	}
+}

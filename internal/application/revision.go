@@ -1,0 +1,202 @@
+package application
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/placement"
+)
+
+// keptRevisions is the number of revisions kept besides those in use.
+const keptRevisions = 10
+
+// hashBytes is the length of a revision's hash before it is written in hexadecimal.
+const hashBytes = 5
+
+// revision is the snapshot of the application as it is now. The same content has the same name; its number is that of
+// the revision that exists, or one more than the highest.
+func (w *world) revision(choices []placement.Choice) (*v1alpha1.ApplicationRevision, error) {
+	pins, err := w.pins(choices)
+	if err != nil {
+		return nil, err
+	}
+	spec := v1alpha1.ApplicationRevisionSpec{
+		Application: w.app.Name, Version: w.app.Spec.Version, Chart: w.app.Spec.Chart,
+		Components: withoutReplicas(w.app.Spec.Components), Configurations: pins,
+	}
+	for _, choice := range choices {
+		if len(choice.Overrides) > 0 {
+			spec.Overrides = append(spec.Overrides, v1alpha1.PartitionOverrides{Partition: choice.Partition.Name, Overrides: choice.Overrides})
+		}
+	}
+	slices.SortFunc(spec.Overrides, func(a, b v1alpha1.PartitionOverrides) int { return cmp.Compare(a.Partition, b.Partition) })
+	hash, err := hashOf(spec)
+	if err != nil {
+		return nil, err
+	}
+	name := w.app.Name + "-" + hash
+	if existing := w.revisions[name]; existing != nil {
+		return existing, nil
+	}
+	for _, r := range w.revisions {
+		spec.Number = max(spec.Number, r.Spec.Number)
+	}
+	spec.Number++
+	return &v1alpha1.ApplicationRevision{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: w.app.Namespace, Name: name, Labels: map[string]string{v1alpha1.LabelApplication: w.app.Name},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(w.app, v1alpha1.GroupVersion.WithKind("Application"))},
+		},
+		Spec: spec,
+	}, nil
+}
+
+// hashOf names content. It goes through a map so that the order of fields in a Go type, which may change with a
+// library, is no part of it.
+func hashOf(spec v1alpha1.ApplicationRevisionSpec) (string, error) {
+	spec.Number = 0
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return "", fmt.Errorf("hashing the revision: %w", err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return "", fmt.Errorf("hashing the revision: %w", err)
+	}
+	if text, err = json.Marshal(fields); err != nil {
+		return "", fmt.Errorf("hashing the revision: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:hashBytes]), nil
+}
+
+// sameComponents is the revision whose version and components the application has: the current one, or the one that a
+// rollback names; nil if they are new.
+func (w *world) sameComponents() *v1alpha1.ApplicationRevision {
+	mine, err := contentOf(w.app.Spec.Version, w.app.Spec.Components, w.app.Spec.Chart)
+	if err != nil {
+		return nil
+	}
+	for _, r := range []*v1alpha1.ApplicationRevision{w.revisions[w.app.Annotations[v1alpha1.AnnotationRollbackTo]], w.current()} {
+		if r == nil {
+			continue
+		}
+		if theirs, err := contentOf(r.Spec.Version, r.Spec.Components, r.Spec.Chart); err == nil && theirs == mine {
+			return r
+		}
+	}
+	return nil
+}
+
+func contentOf(version string, components []v1alpha1.Component, chart *v1alpha1.Chart) (string, error) {
+	return hashOf(v1alpha1.ApplicationRevisionSpec{Version: version, Components: withoutReplicas(components), Chart: chart})
+}
+
+// pinned is the version of a configuration in a revision.
+func pinned(r *v1alpha1.ApplicationRevision, name, otherwise string) string {
+	for _, pin := range r.Spec.Configurations {
+		if pin.Name == name {
+			return pin.Version
+		}
+	}
+	return otherwise
+}
+
+// withoutReplicas copies components as far as a revision holds them: numbers of replicas, order and policy of placement
+// are not part of it.
+func withoutReplicas(components []v1alpha1.Component) []v1alpha1.Component {
+	copied := slices.Clone(components)
+	for i := range copied {
+		copied[i].Replicas = nil
+		copied[i].Placement = ""
+	}
+	return copied
+}
+
+// ensureRevision creates the plan's revision if it does not exist, numbered after the newest there is, and prunes.
+func (r *Reconciler) ensureRevision(ctx context.Context, w *world, p *Plan) error {
+	if p.Revision.ResourceVersion != "" {
+		return nil
+	}
+	if w.app.Generation > 1 {
+		// The cache may not have the last revision yet, and no number is given twice.
+		var list v1alpha1.ApplicationRevisionList
+		err := r.live.List(ctx, &list, client.InNamespace(w.app.Namespace), client.MatchingLabels{v1alpha1.LabelApplication: w.app.Name})
+		if err != nil {
+			return fmt.Errorf("numbering the revision: %w", err)
+		}
+		for i := range list.Items {
+			p.Revision.Spec.Number = max(p.Revision.Spec.Number, list.Items[i].Spec.Number+1)
+		}
+	}
+	if err := r.client.Create(ctx, p.Revision); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating revision %s: %w", p.Revision.Name, err)
+	}
+	return r.pruneRevisions(ctx, w, p.Revision.Name)
+}
+
+// pruneRevisions deletes the oldest revisions that nothing runs.
+func (r *Reconciler) pruneRevisions(ctx context.Context, w *world, newest string) error {
+	old := slices.SortedFunc(maps.Values(w.revisions), func(a, b *v1alpha1.ApplicationRevision) int {
+		return cmp.Compare(b.Spec.Number, a.Spec.Number)
+	})
+	used := w.usedRevisions()
+	for i, revision := range old {
+		// The newest, which is not in the cache yet, is one of those kept.
+		if i < keptRevisions-1 || used[revision.Name] || revision.Name == newest {
+			continue
+		}
+		if err := r.client.Delete(ctx, revision); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("deleting old revision %s: %w", revision.Name, err)
+		}
+	}
+	return nil
+}
+
+// usedRevisions are those that a delivery should have or has.
+func (w *world) usedRevisions() map[string]bool {
+	used := map[string]bool{w.app.Status.Revision: true, w.app.Annotations[v1alpha1.AnnotationRollbackTo]: true}
+	for _, d := range w.deliveries {
+		for _, track := range d.Spec.Tracks {
+			used[track.Revision] = true
+		}
+		for _, name := range deliveredRevisions(d) {
+			used[name] = true
+		}
+	}
+	return used
+}
+
+// deliveredRevisions are those that a partition was last seen to have.
+func deliveredRevisions(d *v1alpha1.Delivery) []string {
+	var names []string
+	for _, track := range d.Status.Tracks {
+		names = append(names, track.Revision)
+		for i := range track.Components {
+			names = append(names, track.Components[i].Revision)
+		}
+	}
+	return names
+}
+
+func isTrue(conditions []metav1.Condition, kind string) bool {
+	return meta.IsStatusConditionTrue(conditions, kind)
+}
+
+func isFalse(conditions []metav1.Condition, kind string) bool {
+	return meta.IsStatusConditionFalse(conditions, kind)
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
