@@ -126,7 +126,7 @@ func (i *instance) tryKubectl(cluster, stdin string, args ...string) (string, er
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(i.bin), "kubectl"),
-		append([]string{"--kubeconfig", filepath.Join(i.data, "kubeconfig", cluster+".kubeconfig")}, args...)...)
+		append([]string{"--cache-dir", filepath.Join(i.data, "kubectl-cache"), "--kubeconfig", filepath.Join(i.data, "kubeconfig", cluster+".kubeconfig")}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -423,6 +423,9 @@ func (i *instance) testNodes(t *testing.T) {
 	name := strings.TrimSpace(i.run("node", "add", "south"))
 	g.Expect(name).To(Equal("south-2"))
 	g.Expect(i.kubectl("south", "", "get", "nodes", "-o", "name")).To(Equal("node/south-1\nnode/south-2"))
+	i.run("node", "add", "hub", "worker")
+	g.Expect(i.kubectl("hub", "", "get", "nodes", "-o", "name")).To(Equal("node/worker"), "a hub becomes a full cluster")
+	i.run("node", "remove", "hub/worker")
 	i.run("node", "remove", "south/south-2")
 	g.Expect(i.kubectl("south", "", "get", "nodes", "-o", "name")).To(Equal("node/south-1"))
 	_, err := i.try("node", "remove", "south/south-2")

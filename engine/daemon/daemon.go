@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +43,7 @@ type Daemon struct {
 	machine  node.Machine
 	cgroups  cgroup.Hierarchies
 
+	log *slog.Logger
 	ctx context.Context // of the daemon's life
 	wg  sync.WaitGroup
 
@@ -75,7 +77,8 @@ func Run(ctx context.Context, paths topology.Paths, programs topology.Programs) 
 		return err
 	}
 	defer release()
-	d := &Daemon{paths: paths, programs: programs, units: map[string]*unit{}, clusters: map[string]*cluster{}, drills: drills{}}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	d := &Daemon{log: log, paths: paths, programs: programs, units: map[string]*unit{}, clusters: map[string]*cluster{}, drills: drills{}}
 	if d.cgroups, err = cgroup.Detect(); err != nil {
 		return err
 	}
@@ -92,7 +95,9 @@ func Run(ctx context.Context, paths topology.Paths, programs topology.Programs) 
 	if err != nil {
 		return err
 	}
+	d.log.Info("instance runs", "name", d.state.Name, "range", d.state.Plan().Range())
 	err = control.Serve(ctx, listener, d.handler(cancel))
+	d.log.Info("daemon quits, units go on")
 	cancel()
 	d.wg.Wait()
 	return err
@@ -134,7 +139,7 @@ func (d *Daemon) register() error {
 			taken[o.Index] = true
 		}
 		if d.state.Index < 0 {
-			plan, err := topology.Choose(taken, routes)
+			plan, err := topology.Choose(d.paths.Data, taken, routes)
 			return plan.Index, err
 		}
 		if taken[d.state.Index] {
@@ -278,7 +283,7 @@ func (d *Daemon) ensureUnit(made *unit) {
 		known.want(true)
 		return
 	}
-	made.init()
+	made.init(d.log)
 	if made.port != nil {
 		made.group = d.group(made.name)
 		made.wire = func(pid int) error {

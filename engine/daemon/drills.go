@@ -55,6 +55,7 @@ func (d *Daemon) Drill(ctx context.Context, verb, target string) error {
 	if err != nil {
 		return err
 	}
+	d.log.Info("drill", "verb", verb, "target", target)
 	if process != "" {
 		return d.drillProcess(ctx, verb, units[0], process)
 	}

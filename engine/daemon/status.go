@@ -66,13 +66,17 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	s := Status{Name: d.state.Name, State: Ready, Gateway: plan.Gateway().String(), Range: plan.Range().String(), DataDir: d.paths.Data}
 	clusters := slices.Clone(d.state.Clusters)
 	units := d.sortedUnits()
+	frozen := map[string]bool{}
+	for target, state := range d.drills {
+		frozen[target] = state.frozen
+	}
 	d.mu.Unlock()
 
 	processes := make([][]ProcessStatus, len(units))
 	s.Clusters = make([]ClusterStatus, len(clusters))
 	var wg sync.WaitGroup
 	for i, u := range units {
-		wg.Go(func() { processes[i] = u.status(ctx) })
+		wg.Go(func() { processes[i] = u.status(ctx, frozen[u.name]) })
 	}
 	for i, c := range clusters {
 		wg.Go(func() { s.Clusters[i] = d.clusterStatus(ctx, c) })

@@ -36,6 +36,10 @@ func Teardown(ctx context.Context, paths topology.Paths) error {
 	if state == nil {
 		return nil
 	}
+	foreign, err := host.Foreign(state.Index, paths.Data)
+	if err != nil || foreign { // stopped before, and another instance has the addresses now
+		return err
+	}
 	hierarchies, err := cgroup.Detect()
 	if err != nil {
 		return err

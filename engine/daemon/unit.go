@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -32,6 +33,7 @@ type unit struct {
 	wire  func(pid int) error
 	gate  func(context.Context) error // waited for before the first start
 
+	log    *slog.Logger
 	stop   context.CancelFunc // ends keep without ending the unit
 	kept   chan struct{}      // closed when keep has returned
 	mu     sync.Mutex
@@ -42,7 +44,8 @@ type unit struct {
 	state  supervisor.Status // of the unit's init
 }
 
-func (u *unit) init() {
+func (u *unit) init(log *slog.Logger) {
+	u.log = log.With("unit", u.name)
 	u.wanted, u.change, u.kept = true, make(chan struct{}), make(chan struct{})
 	u.state = supervisor.Status{Name: "init", State: supervisor.Waiting, Since: time.Now()}
 	u.wire = func(int) error { return nil }
@@ -63,6 +66,7 @@ func (u *unit) keep(ctx context.Context) {
 		started := time.Now()
 		run, err := u.begin(ctx)
 		if err == nil {
+			u.log.Info("unit runs", "pid", run.PID)
 			u.set(func() { u.run, u.state.State, u.state.PID = run, supervisor.Ready, run.PID })
 			if !u.isWanted() { // stopped while it was starting
 				err = run.Stop(ctx, 0)
@@ -75,6 +79,7 @@ func (u *unit) keep(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		u.log.Warn("unit ended", "wanted", u.isWanted(), "error", err)
 		if time.Since(started) > unitSteady {
 			pause = unitPause
 		}
@@ -213,25 +218,28 @@ func (u *unit) target(process string) string {
 	return u.name + "/" + process
 }
 
-// status of the unit's first process and, through it, of the others.
-func (u *unit) status(ctx context.Context) []ProcessStatus {
+// status of the unit's first process and, through it, of the others. A frozen unit is not asked: it cannot answer.
+func (u *unit) status(ctx context.Context, frozen bool) []ProcessStatus {
 	u.mu.Lock()
 	run, spec := u.run, u.spec
 	out := []ProcessStatus{{u.name, u.state}}
 	u.mu.Unlock()
 	var processes []supervisor.Status
 	var err error
+	others := supervisor.Waiting
 	switch {
+	case frozen:
+		out[0].State, others = supervisor.Frozen, supervisor.Frozen
 	case run != nil:
 		if processes, err = run.Status(ctx); err != nil {
 			out[0].LastError = err.Error()
 		}
-	case spec == nil:
-		return out
+	case out[0].State == supervisor.Stopped:
+		others = supervisor.Stopped
 	}
-	if processes == nil { // not running or not answering: what is known is what should be there
+	if processes == nil && spec != nil { // not running or not answering: what is known is what should be there
 		for _, p := range spec.Processes {
-			processes = append(processes, supervisor.Status{Name: p.Name, State: supervisor.Waiting, Log: p.Log, Since: out[0].Since})
+			processes = append(processes, supervisor.Status{Name: p.Name, State: others, Log: p.Log, Since: out[0].Since})
 		}
 	}
 	for _, p := range processes {

@@ -20,6 +20,9 @@ import (
 // Dir holds one file per running instance. It is below /run, so that a reboot forgets it.
 const Dir = "/run/yunfan"
 
+// lockFile is beside the directory, which the last instance deletes while it holds the lock.
+const lockFile = Dir + ".lock"
+
 // sysctls are global settings that kubelet, or the engine itself, changes.
 var sysctls = []string{
 	"vm.overcommit_memory", "vm.panic_on_oom", "kernel.panic", "kernel.panic_on_oops", "kernel.keys.root_maxkeys",
@@ -27,7 +30,7 @@ var sysctls = []string{
 }
 
 // mountPoints must exist for nodes to bind their own directories over them.
-var mountPoints = []string{"/var/lib/kubelet", "/var/lib/containerd", "/var/lib/yunfan-volumes"}
+var mountPoints = []string{"/var/lib/kubelet", "/var/lib/containerd", "/var/lib/yunfan-volumes", "/var/lib/cni"}
 
 // Instance is a running instance as others see it.
 type Instance struct {
@@ -105,21 +108,35 @@ func Release(index int, keep string) error {
 		return fmt.Errorf("releasing instance: %w", err)
 	}
 	others, err := Instances()
-	if err != nil || len(others) > 0 {
-		return errors.Join(err, os.Remove(keep))
+	if err != nil {
+		return err
 	}
-	before, ok := load(filepath.Join(Dir, "before.json"))
-	if !ok {
-		before, ok = load(keep)
+	var errs []error
+	if len(others) == 0 {
+		before, ok := load(filepath.Join(Dir, "before.json"))
+		if !ok {
+			before, ok = load(keep)
+		}
+		if ok {
+			errs = append(errs, before.restore())
+		}
+		errs = append(errs, os.RemoveAll(Dir), os.Remove(lockFile))
 	}
-	if !ok {
-		return os.RemoveAll(Dir)
-	}
-	errs := []error{before.restore()}
 	if err := os.Remove(keep); !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, os.RemoveAll(Dir))...)
+	return errors.Join(errs...)
+}
+
+// Foreign tells whether an index now belongs to an instance with another data directory.
+func Foreign(index int, dataDir string) (bool, error) {
+	all, err := Instances()
+	for _, i := range all {
+		if i.Index == index && i.DataDir != dataDir {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 func instanceFile(index int) string {
@@ -214,18 +231,21 @@ func save(path string, v any) error {
 }
 
 func lock() (func(), error) {
-	if err := os.MkdirAll(Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("locking instances: %w", err)
+	for {
+		f, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("locking instances: %w", err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			return nil, errors.Join(fmt.Errorf("locking instances: %w", err), f.Close())
+		}
+		// The former holder may have deleted the file: then this lock guards nothing.
+		mine, err := f.Stat()
+		if there, e := os.Stat(lockFile); err == nil && e == nil && os.SameFile(mine, there) {
+			return func() { _ = f.Close() }, nil
+		}
+		_ = f.Close()
 	}
-	// Beside the directory rather than in it: the last instance deletes the directory while it holds the lock.
-	f, err := os.OpenFile(Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("locking instances: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("locking instances: %w", err), f.Close())
-	}
-	return func() { _ = f.Close() }, nil
 }
 
 func bootID() (string, error) {

@@ -140,8 +140,21 @@ func (n Net) Attach(p Port, pid int) error {
 		if err := h.RouteReplace(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: n.Gateway().AsSlice()}); err != nil {
 			return fmt.Errorf("setting the default route: %w", err)
 		}
-		return nil
+		if p.Number == 0 {
+			return nil
+		}
+		return n.closePods(h, n.NodePods(p.Slot, p.Number-1))
 	})
+}
+
+// closePods makes a node answer "unreachable" for its pods that are not there. Without it they are sought behind the
+// default route, and the node tells the sender so in an ICMP redirect: a pod asked for while its node restarts would
+// then stay lost to the sender for five minutes.
+func (n Net) closePods(h *netlink.Handle, pods netip.Prefix) error {
+	if err := h.RouteReplace(&netlink.Route{Dst: ipnet(pods), Type: unix.RTN_UNREACHABLE}); err != nil {
+		return fmt.Errorf("closing the pod range: %w", err)
+	}
+	return nil
 }
 
 // SetRoutes makes the given pod routes the only ones of a unit (pid > 0) or of the host (pid 0).

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,7 +23,10 @@ func ImportImages(ctx context.Context, ctr, folder, record string) error {
 	if err != nil {
 		return fmt.Errorf("listing images: %w", err)
 	}
-	done := readRecord(record)
+	done := map[string]string{}
+	if data, err := os.ReadFile(record); err == nil {
+		_ = json.Unmarshal(data, &done) // an unreadable record means importing once more
+	}
 	for _, archive := range archives {
 		info, err := os.Stat(archive)
 		if err != nil {
@@ -37,7 +41,11 @@ func ImportImages(ctx context.Context, ctr, folder, record string) error {
 			return fmt.Errorf("importing image %s: %w: %s", archive, err, out)
 		}
 		done[name] = stamp
-		if err := topology.WriteFile(record, recordJSON(done), 0o644); err != nil {
+		data, err := json.Marshal(done)
+		if err != nil {
+			return fmt.Errorf("recording images: %w", err)
+		}
+		if err := topology.WriteFile(record, data, 0o644); err != nil {
 			return err
 		}
 	}

@@ -3,10 +3,8 @@
 package node
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -111,6 +109,7 @@ func (c Config) Spec() *sandbox.Spec {
 			{Source: filepath.Join(dir, "containerd"), Target: "/var/lib/containerd"},
 			{Source: filepath.Join(dir, "varlog"), Target: "/var/log"},
 			{Source: filepath.Join(dir, "volumes"), Target: "/var/lib/yunfan-volumes"},
+			{Source: filepath.Join(dir, "cni"), Target: "/var/lib/cni"},
 		},
 		Sysctls: map[string]string{"net.ipv4.ip_forward": "1"},
 		Rules:   network.NodeRules(c.Plan.ClusterPods(c.Cluster.Slot)),
@@ -136,6 +135,8 @@ state = "/run/containerd"
 disabled_plugins = ["io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp"]
 [grpc]
   address = "/run/containerd/containerd.sock"
+[plugins.'io.containerd.internal.v1.opt']
+  path = "/var/lib/containerd/opt"
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
@@ -177,6 +178,7 @@ clusterDNS: [%[5]s]
 clusterDomain: %[6]s
 resolvConf: %[7]q
 maxPods: 240
+volumePluginDir: /var/lib/kubelet/volumeplugins
 serializeImagePulls: false
 registryPullQPS: 0
 imageGCHighThresholdPercent: 100
@@ -212,18 +214,4 @@ func (c Config) resolvConf() string {
 		servers = []string{c.Plan.Gateway().String()}
 	}
 	return "nameserver " + strings.Join(servers, "\nnameserver ") + "\n"
-}
-
-// recordJSON is kept small on purpose: see ImportImages.
-func recordJSON(v any) []byte {
-	data, _ := json.Marshal(v) // a map of strings cannot fail
-	return data
-}
-
-func readRecord(path string) map[string]string {
-	out := map[string]string{}
-	if data, err := os.ReadFile(path); err == nil {
-		_ = json.Unmarshal(data, &out) // an unreadable record means importing once more
-	}
-	return out
 }

@@ -246,6 +246,9 @@ func (s *Supervisor) await(ctx context.Context, timeout time.Duration, cond func
 func (s *Supervisor) supervise(ctx context.Context, p *process) {
 	pause := firstPause
 	for {
+		if !s.wants(p) {
+			s.set(p, Stopped, func(st *Status) { st.PID = 0 })
+		}
 		if !s.await(ctx, 0, func() bool { return p.wanted }) {
 			return
 		}
@@ -254,7 +257,6 @@ func (s *Supervisor) supervise(ctx context.Context, p *process) {
 			return
 		}
 		if !s.wants(p) {
-			s.set(p, Stopped, nil)
 			continue
 		}
 		err := s.once(ctx, p)
@@ -262,7 +264,6 @@ func (s *Supervisor) supervise(ctx context.Context, p *process) {
 			return
 		}
 		if !s.wants(p) {
-			s.set(p, Stopped, func(st *Status) { st.PID = 0 })
 			continue
 		}
 		if p.Once && err == nil {

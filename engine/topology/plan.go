@@ -3,6 +3,7 @@ package topology
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 )
 
@@ -99,12 +100,16 @@ func (p Plan) Check(slots []int, host []Network) error {
 	return nil
 }
 
-// Choose picks the first instance number whose range is neither taken nor overlaps a route of the host.
-func Choose(taken map[int]bool, host []Network) (Plan, error) {
+// Choose picks an instance number whose range is neither taken nor overlaps a route of the host. The search begins at
+// a place that follows from the seed (the data directory), so that instances that do not run at the same time rarely
+// get the same number: they could not run beside each other later.
+func Choose(seed string, taken map[int]bool, host []Network) (Plan, error) {
 	var last error
-	for i := range Instances {
-		p := Plan{i}
-		if taken[i] {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(seed)) // never fails
+	for offset := range Instances {
+		p := Plan{int(hash.Sum32()%Instances+uint32(offset)) % Instances}
+		if taken[p.Index] {
 			continue
 		}
 		if last = CheckOverlap(append([]Network{{"instance range", p.Range()}}, overlapping(p, host)...)...); last == nil {
