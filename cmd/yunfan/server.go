@@ -1,0 +1,52 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"yunfan.io/yunfan/internal/assembly"
+	"yunfan.io/yunfan/internal/cli"
+	"yunfan.io/yunfan/internal/server"
+)
+
+func newServerCommand() *cobra.Command {
+	o, kubeconfig, verbose := server.Options{Capabilities: assembly.Add, Uncached: assembly.Uncached}, "", false
+	cmd := &cobra.Command{
+		Use:   "server [--kubeconfig FILE]",
+		Short: "Run the platform's controllers and API on a hub, which may be any Kubernetes cluster",
+		Long: `Run the platform's controllers and API on a hub, which may be any Kubernetes cluster.
+
+The server installs its own kinds. It needs a user who may do everything on the hub. Several servers run side by side:
+all of them answer requests, one of them runs the controllers. In a pod of the hub it needs no --kubeconfig.`,
+		Example: `  yunfan server --kubeconfig hub.kubeconfig --listen :8443 --advertise https://yunfan.example.com:8443`,
+		Args:    cli.Args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			level := slog.LevelInfo
+			if verbose {
+				level = slog.LevelDebug
+			}
+			log := logr.FromSlogHandler(slog.NewJSONHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+			ctrl.SetLogger(log)
+			klog.SetLogger(log)
+			var err error
+			if o.Hub, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
+				return cli.Usagef("reading the hub's kubeconfig (--kubeconfig): %w", err)
+			}
+			server.SaveMemory()
+			return server.Run(cmd.Context(), o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig of the hub (default: the pod's own service account)")
+	flags.StringVar(&o.Listen, "listen", "127.0.0.1:8443", "address of the HTTPS API, HOST:PORT")
+	flags.StringVar(&o.Advertise, "advertise", "", "URL under which users and the hub reach --listen; the hub gets webhooks only if it is given")
+	flags.StringVar(&o.HealthListen, "health-listen", "", "address for /healthz and /readyz over plain HTTP, HOST:PORT (default: only on --listen)")
+	flags.BoolVar(&o.LeaderElection, "leader-election", true, "let several servers run side by side")
+	flags.BoolVarP(&verbose, "verbose", "v", false, "log more")
+	return cmd
+}

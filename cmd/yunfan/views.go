@@ -1,0 +1,31 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"yunfan.io/yunfan/internal/cli"
+)
+
+// view makes a sub-command that shows a list of the server.
+func view(access *cli.Access, list cli.List, use, short string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: cli.Args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return list.Run(cmd.Context(), cmd.OutOrStdout()) },
+	}
+	list.Access = access
+	access.Flags(cmd.Flags())
+	list.Flags(cmd)
+	return cmd
+}
+
+func newNodesCommand(access *cli.Access) *cobra.Command {
+	return view(access, cli.List{Path: "/api/v1/nodes", Columns: []string{
+		"cluster", "name", "ready", "kernel", "runtime", "cpu", "memory", "pods", "cpuRequested", "memoryRequested",
+	}}, "nodes", "List the nodes of all clusters with what they have and what is asked of them")
+}
+
+func newPortsCommand(access *cli.Access) *cobra.Command {
+	return view(access, cli.List{Path: "/api/v1/ports", Columns: []string{
+		"cluster", "namespace", "service", "serviceIP", "nodePort", "port", "owner",
+	}}, "ports", "List the node ports in use on all clusters")
+}
