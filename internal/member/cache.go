@@ -39,7 +39,7 @@ func newCache(config *rest.Config, httpClient *http.Client, mapper meta.RESTMapp
 	})
 }
 
-// mapper knows pods and nodes beforehand, for the cache asks for them before the member has ever answered.
+// mapper knows beforehand the kinds that the cache asks for before the member has ever answered.
 type mapper struct {
 	meta.RESTMapper
 	known meta.RESTMapper
@@ -52,6 +52,7 @@ func newMapper(config *rest.Config, httpClient *http.Client) (meta.RESTMapper, e
 	}
 	known := meta.NewDefaultRESTMapper(nil)
 	known.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
+	known.Add(corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace)
 	known.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	return &mapper{RESTMapper: dynamic, known: known}, nil
 }
