@@ -24,6 +24,7 @@ engine-images: $(ENGINE_IMAGES)
 engine-test: engine
 	cd engine && go test ./...
 	cd engine/volumes && go test ./...
+	cd engine && YUNFAN_ENGINE_BIN=$(abspath $(E)/yunfan-engine) go test -tags e2e -count=1 -timeout 20m .
 
 # say NAME: one line of progress.
 say = @echo "building $(1) …"; mkdir -p $(@D)
