@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -21,10 +22,10 @@ const (
 	annotationImageName = "io.containerd.image.name"          // read by containerd: the whole reference
 	annotationRefName   = "org.opencontainers.image.ref.name" // read by the other OCI tools: the tag
 	dockerIndexFile     = "manifest.json"                     // read by docker load
-	ociIndexFile        = "index.json"                        //
-	ociMarkerFile       = "oci-layout"                        //
-	ociMarker           = `{"imageLayoutVersion":"1.0.0"}`    //
-	maxArchiveJSON      = 4 << 20                             // bytes of one manifest or configuration
+	ociIndexFile        = "index.json"
+	ociMarkerFile       = "oci-layout"
+	ociMarker           = `{"imageLayoutVersion":"1.0.0"}`
+	maxArchiveJSON      = 4 << 20 // bytes of one manifest or configuration
 )
 
 // dockerEntry is one image in the index that docker reads.
@@ -159,17 +160,39 @@ type Archive struct {
 
 type section struct{ offset, size int64 }
 
-// ReadArchive opens an archive written by WriteArchive.
+// ReadArchive opens an archive written by WriteArchive or by "docker save" with one image and one tag in it.
 func ReadArchive(path string) (name.Tag, v1.Image, error) {
 	a := &Archive{path: path, blobs: map[string]section{}}
-	if err := a.read(); err != nil {
-		return name.Tag{}, nil, fmt.Errorf("reading image archive %s: %w", path, err)
+	ownErr := a.read()
+	if ownErr == nil {
+		img, err := partial.CompressedToImage(a)
+		if err != nil {
+			return name.Tag{}, nil, fmt.Errorf("reading image archive %s: %w", path, err)
+		}
+		return a.Ref, img, nil
 	}
-	img, err := partial.CompressedToImage(a)
+	ref, img, err := readDockerArchive(path)
 	if err != nil {
-		return name.Tag{}, nil, fmt.Errorf("reading image archive %s: %w", path, err)
+		return name.Tag{}, nil, fmt.Errorf("reading image archive %s: %w", path, errors.Join(ownErr, err))
 	}
-	return a.Ref, img, nil
+	return ref, img, nil
+}
+
+func readDockerArchive(path string) (name.Tag, v1.Image, error) {
+	open := func() (io.ReadCloser, error) { return os.Open(path) }
+	images, err := tarball.LoadManifest(open)
+	if err != nil {
+		return name.Tag{}, nil, err
+	}
+	if len(images) != 1 || len(images[0].RepoTags) != 1 {
+		return name.Tag{}, nil, errors.New("one image with one tag is expected")
+	}
+	ref, err := name.NewTag(images[0].RepoTags[0])
+	if err != nil {
+		return name.Tag{}, nil, err
+	}
+	img, err := tarball.Image(open, &ref)
+	return ref, img, err
 }
 
 func (a *Archive) read() error {
@@ -197,7 +220,7 @@ func (a *Archive) read() error {
 	index := v1.IndexManifest{}
 	data, err := a.small(ociIndexFile)
 	if err != nil {
-		return fmt.Errorf("%w: pack it with yunfan image pack", err)
+		return err
 	}
 	if err := json.Unmarshal(data, &index); err != nil {
 		return err
@@ -206,6 +229,9 @@ func (a *Archive) read() error {
 		return fmt.Errorf("holds %d images: one is expected", len(index.Manifests))
 	}
 	a.desc = index.Manifests[0]
+	if !a.desc.MediaType.IsImage() {
+		return fmt.Errorf("holds a %s: an image is expected", a.desc.MediaType)
+	}
 	if a.Ref, err = name.NewTag(a.desc.Annotations[annotationImageName], name.StrictValidation); err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func (r *Recipe) containerConfig() v1.Config {
 	maps.Copy(labels, c.Labels)
 	out := v1.Config{
 		Entrypoint: c.Entrypoint, Cmd: c.Cmd, User: c.User, WorkingDir: c.Workdir, StopSignal: c.StopSignal, Labels: labels,
-		ExposedPorts: map[string]struct{}{}, Volumes: map[string]struct{}{},
+		Volumes: set(c.Volumes),
 	}
 	env := maps.Clone(c.Env)
 	if env == nil {
@@ -111,14 +111,25 @@ func (r *Recipe) containerConfig() v1.Config {
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		out.Env = append(out.Env, k+"="+env[k])
 	}
+	var ports []string
 	for _, p := range c.Expose {
 		if !strings.Contains(p, "/") {
 			p += "/tcp"
 		}
-		out.ExposedPorts[p] = struct{}{}
+		ports = append(ports, p)
 	}
-	for _, v := range c.Volumes {
-		out.Volumes[v] = struct{}{}
+	out.ExposedPorts = set(ports)
+	return out
+}
+
+// set is the form in which image configurations write lists; nil if empty.
+func set(keys []string) map[string]struct{} {
+	var out map[string]struct{}
+	for _, k := range keys {
+		if out == nil {
+			out = map[string]struct{}{}
+		}
+		out[k] = struct{}{}
 	}
 	return out
 }
