@@ -34,6 +34,8 @@ const (
 	ReasonCredentialsInvalid = "CredentialsInvalid"
 	// ReasonAlreadyJoined: this cluster is already joined under another name.
 	ReasonAlreadyJoined = "AlreadyJoined"
+	// ReasonIdentityChanged: another cluster than the one that was joined answers at the address.
+	ReasonIdentityChanged = "IdentityChanged"
 	// ReasonClusterNotFound: the cluster named does not exist.
 	ReasonClusterNotFound = "ClusterNotFound"
 	// ReasonClusterNotReady: the cluster named is not ready.

@@ -89,7 +89,12 @@ func PatchStatus[T Object](ctx context.Context, c client.Client, before, obj T) 
 	if equality.Semantic.DeepEqual(before, obj) {
 		return nil
 	}
-	if err := c.Status().Patch(ctx, obj, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+	patch := client.MergeFrom(before)
+	// Objects may differ in what is lost on the way, such as fractions of a second.
+	if data, err := patch.Data(obj); err != nil || string(data) == "{}" {
+		return err
+	}
+	if err := c.Status().Patch(ctx, obj, patch); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("patching status: %w", err)
 	}
 	return nil

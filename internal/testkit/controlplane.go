@@ -114,10 +114,7 @@ func StartMember(t testing.TB) *Member {
 }
 
 func start(root string, crds ...string) (*envtest.Environment, *rest.Config, error) {
-	assets := os.Getenv("KUBEBUILDER_ASSETS")
-	if assets == "" {
-		assets = filepath.Join(root, "bin", "engine")
-	}
+	assets := assets(root)
 	for _, program := range []string{"kube-apiserver", "etcd"} {
 		if _, err := os.Stat(filepath.Join(assets, program)); err != nil {
 			return nil, nil, fmt.Errorf("%s is missing, run make engine: %w", program, err)
@@ -138,6 +135,14 @@ func start(root string, crds ...string) (*envtest.Environment, *rest.Config, err
 	}
 	config.QPS = -1
 	return env, config, nil
+}
+
+// assets is the folder of Kubernetes' programs.
+func assets(root string) string {
+	if dir := os.Getenv("KUBEBUILDER_ASSETS"); dir != "" {
+		return dir
+	}
+	return filepath.Join(root, "bin", "engine")
 }
 
 func moduleRoot() (string, error) {

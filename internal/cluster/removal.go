@@ -1,0 +1,121 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/reconcile"
+)
+
+// cleanInterval is how often a member is asked whether what is being deleted there is gone.
+const cleanInterval = 2 * time.Second
+
+// remove lets a cluster go: at once if its workloads are to stay, else when they are gone.
+func (c *Controller) remove(ctx context.Context, cluster *v1alpha1.Cluster) (ctrl.Result, error) {
+	if cleaningWanted(cluster) {
+		done := false
+		result, err := reconcile.Run(ctx, c.client, cluster, v1alpha1.ConditionReady, v1alpha1.ReasonDeleting,
+			func(ctx context.Context, cluster *v1alpha1.Cluster) error {
+				if err := c.clean(ctx, cluster); err != nil {
+					return err
+				}
+				done = true
+				return reconcile.Wait(v1alpha1.ReasonDeleting, 0, "its workloads are gone")
+			})
+		if !done {
+			return result, err
+		}
+	}
+	c.disconnect(cluster.Name)
+	reconcile.SetCondition(cluster, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonClusterNotFound,
+		"cluster "+cluster.Name+" has been removed from the platform; what runs there is not watched any more")
+	if err := c.orphanDeliveries(ctx, cluster); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{}, reconcile.RemoveFinalizer(ctx, c.client, cluster, finalizer)
+}
+
+// cleaningWanted says whether the cluster's workloads are to be deleted. One that never joined has none of ours.
+func cleaningWanted(cluster *v1alpha1.Cluster) bool {
+	joined := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionReady)
+	return cluster.Spec.OnRemoval == v1alpha1.RemovalDelete &&
+		cluster.Annotations[v1alpha1.AnnotationForceRemoval] != "true" &&
+		cluster.Status.UID != "" && (joined == nil || joined.Reason != v1alpha1.ReasonAlreadyJoined)
+}
+
+// clean deletes the workloads. Until the cluster can be reached it says what else can be done.
+func (c *Controller) clean(ctx context.Context, cluster *v1alpha1.Cluster) error {
+	for _, step := range []reconcile.Step[*v1alpha1.Cluster]{c.connect, c.seen, c.identify} {
+		if err := step(ctx, cluster); err != nil {
+			return stuck(err)
+		}
+	}
+	// The controllers would put back what is deleted.
+	c.members.Retire(cluster.Name)
+	m, ok := c.members.Connection(cluster.Name)
+	if !ok {
+		return reconcile.Wait(v1alpha1.ReasonDeleting, cleanInterval, "connecting")
+	}
+	var left []string
+	for _, cleaner := range c.cleaners {
+		rest, err := cleaner.CleanMember(ctx, m)
+		if err != nil {
+			return fmt.Errorf("deleting the workloads: %w", err)
+		}
+		if rest != "" {
+			left = append(left, rest)
+		}
+	}
+	if len(left) > 0 {
+		return reconcile.Wait(v1alpha1.ReasonDeleting, cleanInterval, "waiting until these are gone: %s", strings.Join(left, ", "))
+	}
+	return nil
+}
+
+// stuck adds the way out to the reason why a cluster's workloads cannot be deleted.
+func stuck(err error) error {
+	hint := fmt.Sprintf("or set the annotation %s=true on the cluster to remove it and leave everything there as it is", v1alpha1.AnnotationForceRemoval)
+	var waiting *reconcile.Waiting
+	if errors.As(err, &waiting) {
+		return reconcile.Wait(waiting.Reason, waiting.After, "its workloads cannot be deleted: %w; %s", waiting.Err, hint)
+	}
+	var stalled *reconcile.Stalled
+	if errors.As(err, &stalled) {
+		return reconcile.Stall(stalled.Reason, "its workloads cannot be deleted: %w; %s", stalled.Err, hint)
+	}
+	return err
+}
+
+// orphanDeliveries marks the deliveries of a cluster for which no controller runs: what they show is what was last
+// seen, and must not be shown as healthy.
+func (c *Controller) orphanDeliveries(ctx context.Context, cluster *v1alpha1.Cluster) error {
+	ready := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil || ready.Status == metav1.ConditionTrue || ready.Reason == v1alpha1.ReasonReconciling {
+		return nil
+	}
+	var deliveries v1alpha1.DeliveryList
+	if err := c.client.List(ctx, &deliveries, client.MatchingLabels{v1alpha1.LabelCluster: cluster.Name}); err != nil {
+		return fmt.Errorf("listing the deliveries of cluster %s: %w", cluster.Name, err)
+	}
+	for i := range deliveries.Items {
+		before := &deliveries.Items[i]
+		after := before.DeepCopy()
+		for _, condition := range []string{v1alpha1.ConditionApplied, v1alpha1.ConditionHealthy} {
+			reconcile.SetCondition(after, condition, metav1.ConditionUnknown, ready.Reason,
+				fmt.Sprintf("cluster %s: %s", cluster.Name, ready.Message))
+		}
+		if err := reconcile.PatchStatus(ctx, c.client, before, after); err != nil {
+			return fmt.Errorf("marking delivery %s: %w", client.ObjectKeyFromObject(before), err)
+		}
+	}
+	return nil
+}
