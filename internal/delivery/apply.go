@@ -1,0 +1,225 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+)
+
+// parallel bounds the objects of one Delivery that are applied at the same time.
+const parallel = 8
+
+// run is one reconciliation of a Delivery that has a plan.
+type run struct {
+	*reconciler
+	rec      *record
+	delivery *v1alpha1.Delivery
+	plan     *plan
+	as       client.Client // the identity of the partition
+
+	before   map[string]string // revision that was last applied, by component
+	statuses map[string]v1alpha1.ComponentStatus
+	waiting  map[string][]string // dependencies that hold a component up
+	again    ctrl.Result
+}
+
+// deliver applies what is missing, removes what is too much, and puts the outcome into the Delivery's status.
+func (r *reconciler) deliver(ctx context.Context, rec *record, d *v1alpha1.Delivery) (ctrl.Result, error) {
+	p, err := r.planFor(ctx, rec, d)
+	if err != nil {
+		return markUnplanned(d, err)
+	}
+	as, err := r.member.As(p.namespace)
+	if err != nil {
+		return markUnplanned(d, err)
+	}
+	run := &run{
+		reconciler: r, rec: rec, delivery: d, plan: p, as: as,
+		before: appliedRevisions(d), statuses: map[string]v1alpha1.ComponentStatus{}, waiting: map[string][]string{},
+	}
+	status := d.Status.DeepCopy()
+	if err := run.takeUp(ctx); err != nil {
+		d.Status = *status // what could not be stored is not taken up
+		return ctrl.Result{}, err
+	}
+	failure := run.applyAll(ctx)
+	if failure == nil {
+		failure = run.prune(ctx)
+	}
+	run.observeRest(ctx)
+	run.conclude(failure)
+	return run.again, failure
+}
+
+func appliedRevisions(d *v1alpha1.Delivery) map[string]string {
+	out := map[string]string{}
+	for _, track := range d.Status.Tracks {
+		for _, c := range track.Components {
+			out[c.Name] = c.Revision
+		}
+	}
+	return out
+}
+
+// applyAll applies component after component, those at the same time that depend on nothing that is not ready. What
+// depends on something that is ready at once, such as an external service, follows in the same run.
+func (r *run) applyAll(ctx context.Context) error {
+	if err := r.applySome(ctx, sharedTargets(r.plan)); err != nil {
+		return err
+	}
+	done := map[string]bool{}
+	for {
+		var wave []*component
+		var targets []*target
+		for i := range r.plan.components {
+			c := &r.plan.components[i]
+			if !done[c.name] && r.free(c) {
+				done[c.name] = true
+				wave = append(wave, c)
+				targets = append(targets, c.targets...)
+			}
+		}
+		if len(wave) == 0 {
+			return nil
+		}
+		if err := r.applySome(ctx, targets); err != nil {
+			return err
+		}
+		for _, c := range wave {
+			r.observe(ctx, c)
+		}
+	}
+}
+
+func sharedTargets(p *plan) []*target {
+	out := make([]*target, len(p.shared))
+	for i := range p.shared {
+		out[i] = &p.shared[i]
+	}
+	return out
+}
+
+// free says whether nothing holds a component up. One that is at this revision already is never held up: scaling and
+// mending it must not wait.
+func (r *run) free(c *component) bool {
+	delete(r.waiting, c.name)
+	if r.before[c.name] == r.plan.revision {
+		return true
+	}
+	for _, name := range c.dependsOn {
+		if s, observed := r.statuses[name]; !observed || s.Revision != r.plan.revision || s.Reason != "" {
+			r.waiting[c.name] = append(r.waiting[c.name], name)
+		}
+	}
+	return len(r.waiting[c.name]) == 0
+}
+
+// applySome applies the targets that the member does not hold as they are meant to be.
+func (r *run) applySome(ctx context.Context, targets []*target) error {
+	// Each target is tried whatever becomes of the others: the context of the group is not used.
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for _, t := range targets {
+		live, err := r.cached(ctx, t.entry, r.plan.namespace)
+		if err != nil {
+			return err
+		}
+		current, wait := r.rec.current(t, live)
+		r.lookAgain(wait)
+		if current {
+			continue
+		}
+		if left := r.rec.refusedFor(t, r.plan.key); left > 0 {
+			r.lookAgain(left)
+			continue
+		}
+		group.Go(func() error { return r.apply(ctx, t, live) })
+	}
+	err := group.Wait()
+	for _, t := range targets {
+		r.lookAgain(r.rec.refusedFor(t, r.plan.key))
+	}
+	return err
+}
+
+func (r *run) lookAgain(after time.Duration) {
+	if after > 0 {
+		r.again = soonest(r.again, ctrl.Result{RequeueAfter: after})
+	}
+}
+
+// apply applies one target. That the member refuses it is no error but remembered: it concerns this object only.
+func (r *run) apply(ctx context.Context, t *target, live client.Object) error {
+	mine, owner := ours(live, t.object.GetLabels())
+	if live != nil && !mine && !(r.plan.adopted && owner == "") {
+		r.rec.refuse(t, r.plan.key, refuseForeign(t, owner))
+		return nil
+	}
+	answer := t.object.DeepCopy()
+	// What may be somebody else's is not forced: a conflict then says so, without a look beforehand.
+	err := serverSideApply(ctx, r.as, answer, live != nil || r.plan.adopted)
+	if live == nil && apierrors.IsConflict(err) && r.wasOurs(ctx, t) {
+		err = serverSideApply(ctx, r.as, answer, true)
+	}
+	if err == nil {
+		r.rec.done(t, answer)
+		return nil
+	}
+	if refusal := refusalOf(t, err); refusal != nil {
+		r.rec.refuse(t, r.plan.key, refusal)
+		return nil
+	}
+	return fmt.Errorf("applying %s %s: %w", t.entry.Kind, t.entry.Name, err)
+}
+
+func serverSideApply(ctx context.Context, c client.Client, o *unstructured.Unstructured, force bool, more ...client.ApplyOption) error {
+	options := append([]client.ApplyOption{client.FieldOwner(v1alpha1.FieldOwner)}, more...)
+	if force {
+		options = append(options, client.ForceOwnership)
+	}
+	return c.Apply(ctx, client.ApplyConfigurationFromUnstructured(o), options...)
+}
+
+// ours says whether an object of the member is the one that these labels are meant for, and else whose it is: the
+// application's name, or empty if Yunfan did not make it.
+func ours(live client.Object, labels map[string]string) (mine bool, owner string) {
+	if live == nil {
+		return false, ""
+	}
+	have := live.GetLabels()
+	for _, label := range []string{v1alpha1.LabelTenant, v1alpha1.LabelPartition, v1alpha1.LabelApplication} {
+		if have[label] != labels[label] {
+			return false, have[v1alpha1.LabelApplication]
+		}
+	}
+	return true, ""
+}
+
+// wasOurs says whether an object that the cache does not show, because it has lost its labels, was applied by us.
+func (r *run) wasOurs(ctx context.Context, t *target) bool {
+	live := &metav1.PartialObjectMetadata{}
+	live.SetGroupVersionKind(gvkOfEntry(t.entry))
+	if err := r.as.Get(ctx, client.ObjectKey{Namespace: t.key.Namespace, Name: t.key.Name}, live); err != nil {
+		return false
+	}
+	return slices.ContainsFunc(live.ManagedFields, func(m metav1.ManagedFieldsEntry) bool {
+		return m.Manager == v1alpha1.FieldOwner && m.Operation == metav1.ManagedFieldsOperationApply
+	})
+}
+
+// noMatch says whether the member does not know the kind.
+func noMatch(err error) bool {
+	return meta.IsNoMatchError(errors.Unwrap(err)) || meta.IsNoMatchError(err)
+}

@@ -1,0 +1,246 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+)
+
+// observe puts the state of a component into r.statuses, from the member's cache alone. Only when that does not say why
+// pods are missing are the member's events asked.
+func (r *run) observe(ctx context.Context, c *component) {
+	s := v1alpha1.ComponentStatus{Name: c.name, Revision: r.before[c.name]}
+	_, waits := r.waiting[c.name]
+	refusal := r.refused(c)
+	if !waits && refusal == nil {
+		s.Revision = r.plan.revision
+	}
+	if c.workload != nil {
+		r.observeWorkload(ctx, c, &s)
+	}
+	switch {
+	case refusal != nil:
+		s.Reason, s.Message = refusal.reason, refusal.message
+	case waits:
+		s.Reason = v1alpha1.ReasonWaitingForDependency
+		s.Message = "waits until ready here: " + strings.Join(r.waiting[c.name], ", ")
+	}
+	r.statuses[c.name] = s
+}
+
+// observeRest observes the components that are held up, and all when applying failed.
+func (r *run) observeRest(ctx context.Context) {
+	for i := range r.plan.components {
+		if _, observed := r.statuses[r.plan.components[i].name]; !observed {
+			r.observe(ctx, &r.plan.components[i])
+		}
+	}
+}
+
+// refused gives what stands against a component, its configurations included.
+func (r *run) refused(c *component) *refusal {
+	for _, t := range c.targets {
+		if f := r.rec.refusalFor(t); f != nil {
+			return f
+		}
+	}
+	for i := range r.plan.shared {
+		if f := r.rec.refusalFor(&r.plan.shared[i]); f != nil {
+			return f
+		}
+	}
+	return nil
+}
+
+func (r *run) observeWorkload(ctx context.Context, c *component, s *v1alpha1.ComponentStatus) {
+	live, err := r.cached(ctx, c.workload.entry, r.plan.namespace)
+	if err != nil || live == nil {
+		s.Reason, s.Message = v1alpha1.ReasonReconciling, "objects are being applied"
+		s.Desired = podsOf(c.workload.object)
+		return
+	}
+	w := workloadState(live)
+	s.Desired, s.Updated, s.Ready = w.desired, w.updated, w.ready
+	if !r.rec.shown(c.workload, live) {
+		s.Desired = podsOf(c.workload.object)
+		s.Reason, s.Message = v1alpha1.ReasonReconciling, "the cluster has just been told"
+		return
+	}
+	pods := r.pods(ctx, c)
+	if w.done && !anyBad(c.kind, pods) {
+		return
+	}
+	s.Reason, s.Message = r.explain(ctx, c, live, w, pods)
+}
+
+// explain says why a component is not ready: what the workload says of pods it cannot create, then what the pods say,
+// then what the member's events say, then how far it is.
+func (r *run) explain(ctx context.Context, c *component, live client.Object, w state, pods []corev1.Pod) (reason, message string) {
+	if w.failure != "" {
+		return creationFailure(c.name, w.failure)
+	}
+	if reason, message = worstPod(pods); reason != "" && reason != v1alpha1.ReasonNotReady {
+		return reason, message
+	}
+	if w.created < w.desired {
+		if text := r.warning(ctx, c.workload.key, live.GetUID(), "FailedCreate"); text != "" {
+			return creationFailure(c.name, text)
+		}
+	}
+	if pod := stuck(pods); pod != nil {
+		text := r.warning(ctx, objectKey{Namespace: pod.Namespace, Name: pod.Name}, pod.UID, "")
+		if text != "" && reason == "" {
+			return v1alpha1.ReasonNotReady, fmt.Sprintf("pod %s does not start: %s", pod.Name, text)
+		} else if text != "" {
+			message += ": " + text
+		}
+	}
+	if reason != "" {
+		return reason, message
+	}
+	return v1alpha1.ReasonReconciling, w.progress
+}
+
+// creationFailure explains why the member creates no pods.
+func creationFailure(component, text string) (reason, message string) {
+	if strings.Contains(text, "exceeded quota") {
+		return v1alpha1.ReasonQuotaExceeded, quotaMessage("another pod of "+component, text)
+	}
+	if strings.Contains(text, "forbidden") || strings.Contains(text, "denied") || strings.Contains(text, "is invalid") {
+		if i := strings.Index(text, "is forbidden: "); i >= 0 {
+			text = text[i+len("is forbidden: "):] // the pod's name, made by chance, would change the message all the time
+		}
+		return v1alpha1.ReasonRefused, fmt.Sprintf("the cluster refuses pods of %s: %s: change the pod template, or have the partition's rules changed", component, text)
+	}
+	return v1alpha1.ReasonNotReady, fmt.Sprintf("pods of %s cannot be created: %s", component, text)
+}
+
+// pods are those of the component's workload that are not on their way out.
+func (r *run) pods(ctx context.Context, c *component) []corev1.Pod {
+	list := &corev1.PodList{}
+	err := r.member.Cache.List(ctx, list, client.InNamespace(r.plan.namespace), client.UnsafeDisableDeepCopy,
+		client.MatchingLabels{v1alpha1.LabelApplication: r.delivery.Spec.Application, v1alpha1.LabelWorkload: c.workload.key.Name})
+	if err != nil {
+		return nil // only when the cache ends
+	}
+	out := list.Items[:0:0]
+	for i := range list.Items {
+		if list.Items[i].DeletionTimestamp == nil && list.Items[i].Status.Phase != corev1.PodSucceeded {
+			out = append(out, list.Items[i])
+		}
+	}
+	return out
+}
+
+// state is what a workload object says of itself.
+type state struct {
+	desired, created, updated, ready int32
+	done                             bool   // nothing is left to do
+	progress                         string // how far it is
+	failure                          string // why it cannot create pods, if it says so
+}
+
+func workloadState(live client.Object) state {
+	w := counts(live)
+	result := kstatus(live)
+	w.done = result.Status == status.CurrentStatus && w.ready >= w.desired
+	w.progress = result.Message
+	if w.progress == "" || w.desired > 0 && !w.done {
+		w.progress = fmt.Sprintf("%d of %d pods ready", w.ready, w.desired)
+	}
+	switch o := live.(type) {
+	case *batchv1.Job:
+		jobState(o, &w)
+	case *batchv1.CronJob:
+		w.done = true
+	case *corev1.ReplicationController: // unknown to kstatus
+		w.done = o.Status.ObservedGeneration >= o.Generation && w.created == w.desired && w.ready == w.desired
+	}
+	return w
+}
+
+func kstatus(live client.Object) *status.Result {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(live)
+	if err != nil {
+		return &status.Result{Status: status.UnknownStatus, Message: err.Error()}
+	}
+	u := &unstructured.Unstructured{Object: content}
+	u.SetGroupVersionKind(gvkOf(live))
+	result, err := status.Compute(u)
+	if err != nil {
+		return &status.Result{Status: status.UnknownStatus, Message: err.Error()}
+	}
+	return result
+}
+
+func counts(live client.Object) state {
+	switch o := live.(type) {
+	case *appsv1.Deployment:
+		w := state{desired: ptr.Deref(o.Spec.Replicas, 1), created: o.Status.Replicas, updated: o.Status.UpdatedReplicas, ready: o.Status.ReadyReplicas}
+		for _, c := range o.Status.Conditions {
+			if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
+				w.failure = c.Message
+			}
+		}
+		return w
+	case *appsv1.StatefulSet:
+		return state{desired: ptr.Deref(o.Spec.Replicas, 1), created: o.Status.Replicas, updated: o.Status.UpdatedReplicas, ready: o.Status.ReadyReplicas}
+	case *appsv1.DaemonSet:
+		return state{desired: o.Status.DesiredNumberScheduled, created: o.Status.CurrentNumberScheduled,
+			updated: o.Status.UpdatedNumberScheduled, ready: o.Status.NumberReady}
+	case *corev1.ReplicationController:
+		w := state{desired: ptr.Deref(o.Spec.Replicas, 1), created: o.Status.Replicas, updated: o.Status.FullyLabeledReplicas, ready: o.Status.ReadyReplicas}
+		for _, c := range o.Status.Conditions {
+			if c.Type == corev1.ReplicationControllerReplicaFailure && c.Status == corev1.ConditionTrue {
+				w.failure = c.Message
+			}
+		}
+		return w
+	case *batchv1.Job:
+		active := o.Status.Active + o.Status.Succeeded
+		return state{desired: ptr.Deref(o.Spec.Completions, 1), created: active, updated: active, ready: o.Status.Succeeded}
+	}
+	return state{}
+}
+
+// jobState counts a Job as ready when it has succeeded: what depends on it, such as on a migration, waits for that.
+func jobState(o *batchv1.Job, w *state) {
+	w.done = false
+	w.progress = fmt.Sprintf("%d of %d pods have succeeded", o.Status.Succeeded, w.desired)
+	if ptr.Deref(o.Spec.Suspend, false) {
+		w.desired, w.done = 0, true
+		return
+	}
+	for _, c := range o.Status.Conditions {
+		if c.Status != corev1.ConditionTrue {
+			continue
+		}
+		switch c.Type {
+		case batchv1.JobComplete:
+			w.done = true
+		case batchv1.JobFailed:
+			w.progress = "the job has failed: " + c.Message
+		}
+	}
+}
+
+// podsOf is the number of pods that a manifest asks for.
+func podsOf(o *unstructured.Unstructured) int32 {
+	for _, field := range []string{"replicas", "completions"} {
+		if n, found, err := unstructured.NestedInt64(o.Object, "spec", field); found && err == nil {
+			return int32(n) //nolint:gosec // an int32 before
+		}
+	}
+	return 0
+}
