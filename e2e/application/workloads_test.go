@@ -21,7 +21,9 @@ func TestTPL03EveryKindOfWorkload(t *testing.T) {
 	t.Parallel()
 	j := journey.Begin(t)
 	j.Partition("bj", journey.Beijing)
-	label := func(c *v1alpha1.Component, _ *corev1.Container) { c.Template.Labels = map[string]string{"app": "web-service"} }
+	label := func(c *v1alpha1.Component, _ *corev1.Container) {
+		c.Template.Labels = map[string]string{"app": "web-service"}
+	}
 	var components []v1alpha1.Component
 	for _, kind := range []v1alpha1.WorkloadKind{
 		v1alpha1.WorkloadDeployment, v1alpha1.WorkloadStatefulSet, v1alpha1.WorkloadDaemonSet, v1alpha1.WorkloadReplicationController,
@@ -82,7 +84,9 @@ func TestTPL06EnvironmentCommandAndPreStop(t *testing.T) {
 	j.Expect(j.Kubectl(journey.Beijing, "-n", namespace, "exec", pod, "--", "/bin/env")).
 		To(And(ContainSubstring("TZ=Asia/Shanghai\n"), ContainSubstring("MYSQL_SERVICE_HOST=db-service\n")))
 	j.Kubectl(journey.Beijing, "-n", namespace, "delete", "pod", pod, "--wait=false")
-	j.Eventually(func() string { return j.Try(journey.Beijing, "-n", namespace, "exec", pod, "--", "/bin/cat", "/trace/stopping") }).
+	j.Eventually(func() string {
+		return j.Try(journey.Beijing, "-n", namespace, "exec", pod, "--", "/bin/cat", "/trace/stopping")
+	}).
 		WithTimeout(15 * time.Second).Should(Equal("leaving\n"))
 }
 

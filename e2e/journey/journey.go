@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -157,6 +159,12 @@ func (j *Journey) Drill(args ...string) string {
 	return j.output(j.Command(j.ctx, "engine/yunfan-engine", args...))
 }
 
+// KubectlWith is Kubectl for a cluster that is not one of the instance's usual three.
+func (j *Journey) KubectlWith(kubeconfig string, args ...string) string {
+	j.Helper()
+	return j.output(exec.CommandContext(j.ctx, filepath.Join(j.bin, "engine", "kubectl"), append([]string{"--kubeconfig", kubeconfig}, args...)...))
+}
+
 // Heal undoes, at the end of the test at the latest, what a drill broke.
 func (j *Journey) Heal(verb, target string) (heal func()) {
 	done := false
@@ -165,17 +173,42 @@ func (j *Journey) Heal(verb, target string) (heal func()) {
 			return
 		}
 		done = true
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), downTimeout)
+		j.DrillLater(verb, target)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), readyTimeout)
 		defer cancel()
-		if out, err := j.Command(ctx, "engine/yunfan-engine", verb, target).CombinedOutput(); err != nil {
-			j.Errorf("%s %s: %v\n%s", verb, target, err, out)
-		}
 		if err := j.waitForClusters(ctx); err != nil {
 			j.Error(err)
 		}
 	}
 	j.T.Cleanup(heal)
 	return heal
+}
+
+// DrillLater is Drill for cleanups: after the test's context has ended, and without ending the other cleanups.
+func (j *Journey) DrillLater(args ...string) {
+	j.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), downTimeout)
+	defer cancel()
+	if out, err := j.Command(ctx, "engine/yunfan-engine", args...).CombinedOutput(); err != nil {
+		j.Errorf("%v: %v\n%s", args, err, out)
+	}
+}
+
+// Forget removes a Cluster, whatever state it is in, and its Secret: for cleanups.
+func (j *Journey) Forget(cluster *v1alpha1.Cluster, secret *corev1.Secret) {
+	j.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), readyTimeout)
+	defer cancel()
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"true"}}}`, v1alpha1.AnnotationForceRemoval)
+	for _, err := range []error{
+		j.Hub().Patch(ctx, cluster, client.RawPatch(types.MergePatchType, patch)),
+		j.Hub().Delete(ctx, cluster),
+		j.Hub().Delete(ctx, secret),
+	} {
+		if ignoreNotFound(err) != nil {
+			j.Errorf("removing cluster %s: %v", cluster.Name, err)
+		}
+	}
 }
 
 func (j *Journey) output(cmd *exec.Cmd) string {

@@ -1,0 +1,69 @@
+//go:build e2e
+
+package configuration_test
+
+import (
+	"testing"
+
+	. "github.com/onsi/gomega"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/e2e/journey"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// serverXML has what is easily lost on the way: quotes, angle brackets, tabs, Chinese, blank and unended lines.
+const serverXML = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Server port=\"8005\" shutdown=\"SHUTDOWN\">\n\t<!-- 学生成绩 -->\n\n" +
+	"  <Connector port=\"8080\" redirectPort=\"8443\" maxThreads='500' />\r\n</Server>"
+
+func use(uses ...v1alpha1.ConfigurationUse) journey.Change {
+	return func(c *v1alpha1.Component, _ *corev1.Container) { c.Configurations = uses }
+}
+
+func TestCFG02FileIsByteIdentical(t *testing.T) {
+	t.Parallel()
+	j := journey.Begin(t)
+	j.Partition("bj", journey.Beijing)
+	c := &v1alpha1.Configuration{
+		ObjectMeta: journey.Named(j.Tenant, "tomcat-conf"),
+		Spec:       v1alpha1.ConfigurationSpec{Files: map[string]string{"server.xml": serverXML, "empty.conf": ""}},
+	}
+	j.Create(c)
+	a := j.Application("web", journey.In("bj"), journey.Echo("web", use(v1alpha1.ConfigurationUse{Name: "tomcat-conf", MountPath: "/config-center"})))
+	j.Ready(a)
+	content := func() string {
+		pod := j.Pods(journey.Beijing, j.Tenant+"-bj", "web")[0].Name
+		return j.Try(journey.Beijing, "-n", j.Tenant+"-bj", "exec", pod, "--", "/bin/cat", "/config-center/server.xml")
+	}
+	j.Expect(content()).To(Equal(serverXML))
+
+	first := a.Status.Revision
+	j.Update(c, func() { c.Spec.Files["server.xml"] = "changed\n" })
+	j.Eventually(func() string { _ = j.Get(a); return a.Status.Revision }).ShouldNot(Equal(first), "a new version of a file is a new revision")
+	j.Ready(a)
+	j.Eventually(content).Should(Equal("changed\n"))
+}
+
+func TestCFG04EnvironmentSecretsAndPublication(t *testing.T) {
+	t.Parallel()
+	j := journey.Begin(t)
+	j.Partition("bj", journey.Beijing)
+	hidden := &v1alpha1.Configuration{
+		ObjectMeta: journey.Named(j.Tenant, "password"),
+		Spec: v1alpha1.ConfigurationSpec{
+			Type: v1alpha1.ConfigurationSecret, Files: map[string]string{"DB_PASSWORD": "correct horse"}, Publication: v1alpha1.PublicationNone,
+		},
+	}
+	j.Create(hidden)
+	a := j.Application("web", journey.In("bj"), journey.Echo("web", use(v1alpha1.ConfigurationUse{Name: "password", Environment: true, MountPath: "/secret"})))
+	j.Eventually(j.Condition(a, v1alpha1.ConditionReady)).Should(And(HavePrefix("False "+v1alpha1.ReasonConfigurationNotFound), ContainSubstring("password")),
+		"what is not published cannot be used")
+	j.Update(hidden, func() { hidden.Spec.Publication = v1alpha1.PublicationSelected; hidden.Spec.Partitions = []string{"bj"} })
+	j.Ready(a)
+	pod := j.Pods(journey.Beijing, j.Tenant+"-bj", "web")[0].Name
+	j.Expect(j.Kubectl(journey.Beijing, "-n", j.Tenant+"-bj", "exec", pod, "--", "/bin/env")).To(ContainSubstring("DB_PASSWORD=correct horse\n"))
+	j.Expect(j.Kubectl(journey.Beijing, "-n", j.Tenant+"-bj", "exec", pod, "--", "/bin/cat", "/secret/DB_PASSWORD")).To(Equal("correct horse"))
+	j.Expect(j.Kubectl(journey.Hub, "-n", j.Tenant, "get", "configurations,applications,applicationrevisions,deliveries", "-o", "yaml", "--show-managed-fields")).
+		NotTo(ContainSubstring("correct horse"), "values of a Secret are write-only")
+}
