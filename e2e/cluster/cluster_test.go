@@ -148,7 +148,9 @@ func TestCLU01RemovalKeepsOrDeletesWorkloads(t *testing.T) {
 			if policy == v1alpha1.RemovalKeep {
 				j.Expect(pod()).To(Equal(before), "the workload runs on undisturbed")
 			} else {
-				j.Eventually(func() string { return kubectl("get", "namespace", j.Tenant+"-extra", "--ignore-not-found", "-o", "name") }).Should(BeEmpty())
+				j.Eventually(func() string {
+					return kubectl("get", "namespace", j.Tenant+"-extra", "--ignore-not-found", "-o", "name")
+				}).Should(BeEmpty())
 			}
 			j.Eventually(func() string { return j.Placement(a, "extra").Reason }).Should(Equal(v1alpha1.ReasonClusterNotFound))
 		})
@@ -165,5 +167,7 @@ func TestCLU01DeadClusterIsRemovedByForce(t *testing.T) {
 	j.Kubectl(journey.Hub, "delete", "cluster", cluster.Name, "--wait=false")
 	j.Eventually(j.Condition(cluster, v1alpha1.ConditionReady)).Should(ContainSubstring(v1alpha1.AnnotationForceRemoval), "the message says how to go on")
 	j.Kubectl(journey.Hub, "annotate", "cluster", cluster.Name, v1alpha1.AnnotationForceRemoval+"=true")
-	j.Eventually(func() string { return j.Kubectl(journey.Hub, "get", "cluster", cluster.Name, "--ignore-not-found", "-o", "name") }).Should(BeEmpty())
+	j.Eventually(func() string {
+		return j.Kubectl(journey.Hub, "get", "cluster", cluster.Name, "--ignore-not-found", "-o", "name")
+	}).Should(BeEmpty())
 }

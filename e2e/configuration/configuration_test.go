@@ -59,7 +59,10 @@ func TestCFG04EnvironmentSecretsAndPublication(t *testing.T) {
 	a := j.Application("web", journey.In("bj"), journey.Echo("web", use(v1alpha1.ConfigurationUse{Name: "password", Environment: true, MountPath: "/secret"})))
 	j.Eventually(j.Condition(a, v1alpha1.ConditionReady)).Should(And(HavePrefix("False "+v1alpha1.ReasonConfigurationNotFound), ContainSubstring("password")),
 		"what is not published cannot be used")
-	j.Update(hidden, func() { hidden.Spec.Publication = v1alpha1.PublicationSelected; hidden.Spec.Partitions = []string{"bj"} })
+	j.Update(hidden, func() {
+		hidden.Spec.Publication = v1alpha1.PublicationSelected
+		hidden.Spec.Partitions = []string{"bj"}
+	})
 	j.Ready(a)
 	pod := j.Pods(journey.Beijing, j.Tenant+"-bj", "web")[0].Name
 	j.Expect(j.Kubectl(journey.Beijing, "-n", j.Tenant+"-bj", "exec", pod, "--", "/bin/env")).To(ContainSubstring("DB_PASSWORD=correct horse\n"))

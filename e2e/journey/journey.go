@@ -4,6 +4,7 @@ package journey
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -157,6 +158,29 @@ func (j *Journey) Yunfan(args ...string) string {
 func (j *Journey) Drill(args ...string) string {
 	j.Helper()
 	return j.output(j.Command(j.ctx, "engine/yunfan-engine", args...))
+}
+
+// KubectlInput is Kubectl with text to read.
+func (j *Journey) KubectlInput(cluster, text string, args ...string) string {
+	j.Helper()
+	cmd := j.World.Kubectl(j.ctx, cluster, args...)
+	cmd.Stdin = strings.NewReader(text)
+	return j.output(cmd)
+}
+
+// Bin is the folder of the built programs and images.
+func (j *Journey) Bin() string { return j.bin }
+
+// Gateway is the host's address as the clusters see it; the registry listens there.
+func (j *Journey) Gateway() string {
+	j.Helper()
+	var status struct {
+		Gateway string `json:"gateway"`
+	}
+	if err := json.Unmarshal([]byte(j.Drill("status", "-o", "json")), &status); err != nil {
+		j.Fatal(err)
+	}
+	return status.Gateway
 }
 
 // KubectlWith is Kubectl for a cluster that is not one of the instance's usual three.
