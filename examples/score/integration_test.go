@@ -1,5 +1,3 @@
-// Package score holds the score example: the images of its two programs, and the Application that runs them. This test
-// runs the packed database for real, and the web on top of it.
 package score
 
 import (

@@ -1,3 +1,5 @@
+// Package score holds the score example: the recipes of its two images, their programs in the folders below, and the
+// objects that run them.
 package score
 
 import "embed"

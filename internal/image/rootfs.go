@@ -237,7 +237,8 @@ func (p *Packer) apt(ctx context.Context, root string, argv []string) error {
 	}
 	err = withRoot(root, func(r *os.Root) error {
 		return errors.Join(r.RemoveAll("etc/resolv.conf"), r.WriteFile("etc/resolv.conf", resolv, 0o644),
-			r.WriteFile(policyFile, []byte("#!/bin/sh\nexit 101\n"), 0o755))
+			r.WriteFile(policyFile, []byte("#!/bin/sh\nexit 101\n"), 0o755), // no package may start its services
+			r.WriteFile(settingsFile, []byte("Acquire::Retries \"3\";\nAcquire::http::Timeout \"30\";\n"), 0o644))
 	})
 	if err != nil {
 		return fmt.Errorf("preparing apt: %w", err)
@@ -247,11 +248,14 @@ func (p *Packer) apt(ctx context.Context, root string, argv []string) error {
 			return err
 		}
 	}
-	return withRoot(root, func(r *os.Root) error { return r.Remove(policyFile) })
+	return withRoot(root, func(r *os.Root) error { return errors.Join(r.Remove(policyFile), r.Remove(settingsFile)) })
 }
 
-// policyFile forbids packages to start their services.
-const policyFile = "usr/sbin/policy-rc.d"
+// Files that exist in a root file system only while apt runs.
+const (
+	policyFile   = "usr/sbin/policy-rc.d"
+	settingsFile = "etc/apt/apt.conf.d/99yunfan"
+)
 
 // withRoot gives access to a root file system that no symbolic link in it can lead out of.
 func withRoot(dir string, do func(*os.Root) error) error {

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -77,7 +78,9 @@ func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /_ping", a.ping)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{}))
-	user := func(path string, h http.HandlerFunc) { mux.Handle("GET "+path, a.measure(path, a.gate.wrap(h))) }
+	user := func(path string, h http.HandlerFunc) {
+		mux.Handle("GET "+path, a.measure(strings.TrimSuffix(path, "{$}"), a.gate.wrap(h)))
+	}
 	user("/{$}", a.showScores)
 	user("/api/scores", a.listScores)
 	user("/config", a.showConfig)
