@@ -43,11 +43,27 @@ type TenantStatus struct {
 	// ObservedGeneration is the generation of the spec this status was made for.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Allocated is what the tenant's partitions were given of its quota. A partition is given something by writing it
+	// here, so that two cannot be given the same.
+	// +optional
+	// +listType=map
+	// +listMapKey=partition
+	Allocated []Allocation `json:"allocated,omitempty"`
 	// Conditions: Ready says that the tenant's hub namespace exists.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// Allocation is what one partition was given of its tenant's quota.
+type Allocation struct {
+	// Partition in the tenant's hub namespace.
+	// +required
+	Partition string `json:"partition"`
+	// Quota of the partition.
+	// +optional
+	Quota corev1.ResourceList `json:"quota,omitempty"`
 }
 
 // TenantList is a list of Tenants.

@@ -52,6 +52,7 @@ type Controller struct {
 	cleaners []Cleaner
 
 	client client.Client
+	cache  client.Reader // has the metadata of Secrets, which the client may be told to read past it
 	reader client.Reader // past the cache: Secrets, which it should not keep, and the decision who has joined
 	queue  workqueue.TypedRateLimitingInterface[ctrl.Request]
 
@@ -66,7 +67,7 @@ func New(members *member.Set, cleaners ...Cleaner) *Controller {
 
 // SetupWithManager registers the controller with the hub's manager.
 func (c *Controller) SetupWithManager(mgr manager.Manager) error {
-	c.client, c.reader = mgr.GetClient(), mgr.GetAPIReader()
+	c.client, c.cache, c.reader = mgr.GetClient(), mgr.GetCache(), mgr.GetAPIReader()
 	c.members.Register(c)
 	inPlatformNamespace := predicate.NewPredicateFuncs(func(o client.Object) bool { return o.GetNamespace() == secretNamespace })
 	return ctrl.NewControllerManagedBy(mgr).
@@ -101,16 +102,10 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 	}
 	result, err := reconcile.Run(ctx, c.client, cluster, v1alpha1.ConditionReady, v1alpha1.ReasonReady,
 		c.connect, c.seen, c.identify, c.admit, c.summarise)
-	if err != nil {
-		return result, err
-	}
-	if _, admitted := c.members.Member(r.Name); !admitted {
-		return result, c.orphanDeliveries(ctx, cluster)
-	}
-	if result.IsZero() {
+	if _, admitted := c.members.Member(r.Name); admitted && err == nil && result.IsZero() {
 		result.RequeueAfter = seenInterval
 	}
-	return result, nil
+	return result, err
 }
 
 func (c *Controller) disconnect(name string) {

@@ -218,12 +218,6 @@ func TestCLU01_SilentClusterIsNotReadyWithin10Seconds(t *testing.T) {
 	name := testkit.Name(t)
 	join(t, name, m.Kubeconfig(t, proxy.Address()))
 	eventually(t, name, "20s", v1alpha1.ReasonReady, "")
-	delivery := &v1alpha1.Delivery{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a." + name, Labels: map[string]string{v1alpha1.LabelCluster: name}},
-		Spec:       v1alpha1.DeliverySpec{Application: "a", Partition: name, Cluster: name, Tracks: []v1alpha1.Track{{Role: "Stable", Revision: "r"}}},
-	}
-	testkit.Create(t, hub.Client, delivery)
-
 	for mode, disturb := range map[string]func(testing.TB){"killed": proxy.Refuse, "frozen": proxy.Freeze, "isolated": proxy.Drop} {
 		disturb(t)
 		c := eventually(t, name, "10s", v1alpha1.ReasonUnreachable, "check the cluster's control plane")
@@ -236,28 +230,6 @@ func TestCLU01_SilentClusterIsNotReadyWithin10Seconds(t *testing.T) {
 		proxy.Pass(t)
 		eventually(t, name, "10s", v1alpha1.ReasonReady, "")
 	}
-}
-
-func TestCLU01_ClusterLostWhileTheServerWasDown(t *testing.T) {
-	name := testkit.Name(t)
-	delivery := &v1alpha1.Delivery{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a." + name, Labels: map[string]string{v1alpha1.LabelCluster: name}},
-		Spec:       v1alpha1.DeliverySpec{Application: "a", Partition: name, Cluster: name, Tracks: []v1alpha1.Track{{Role: "Stable", Revision: "r"}}},
-	}
-	testkit.Create(t, hub.Client, delivery)
-	m := testkit.StartMember(t)
-	join(t, name, m.Kubeconfig(t, "127.0.0.1:1"))
-	run(t)
-	eventually(t, name, "10s", v1alpha1.ReasonUnreachable, "")
-	NewWithT(t).Eventually(func() string {
-		if err := hub.Client.Get(t.Context(), client.ObjectKeyFromObject(delivery), delivery); err != nil {
-			return err.Error()
-		}
-		if healthy := meta.FindStatusCondition(delivery.Status.Conditions, v1alpha1.ConditionHealthy); healthy != nil {
-			return string(healthy.Status) + healthy.Reason
-		}
-		return ""
-	}, "5s").Should(Equal("UnknownUnreachable"), "a delivery there must not be shown as healthy")
 }
 
 // cleaner has something left the given number of times.

@@ -58,7 +58,7 @@ func (c *Controller) connect(ctx context.Context, cluster *v1alpha1.Cluster) err
 func (c *Controller) secretVersion(ctx context.Context, key client.ObjectKey) (string, error) {
 	meta := &metav1.PartialObjectMetadata{}
 	meta.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	if err := c.client.Get(ctx, key, meta); client.IgnoreNotFound(err) != nil {
+	if err := c.cache.Get(ctx, key, meta); client.IgnoreNotFound(err) != nil {
 		return "", fmt.Errorf("looking for Secret %s: %w", key, err)
 	}
 	return fmt.Sprintf("%s/%s/%s", key.Name, meta.UID, meta.ResourceVersion), nil

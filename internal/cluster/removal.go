@@ -8,9 +8,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/reconcile"
@@ -36,11 +34,6 @@ func (c *Controller) remove(ctx context.Context, cluster *v1alpha1.Cluster) (ctr
 		}
 	}
 	c.disconnect(cluster.Name)
-	reconcile.SetCondition(cluster, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonClusterNotFound,
-		"cluster "+cluster.Name+" has been removed from the platform; what runs there is not watched any more")
-	if err := c.orphanDeliveries(ctx, cluster); err != nil {
-		return ctrl.Result{}, err
-	}
 	return ctrl.Result{}, reconcile.RemoveFinalizer(ctx, c.client, cluster, finalizer)
 }
 
@@ -93,29 +86,4 @@ func stuck(err error) error {
 		return reconcile.Stall(stalled.Reason, "its workloads cannot be deleted: %w; %s", stalled.Err, hint)
 	}
 	return err
-}
-
-// orphanDeliveries marks the deliveries of a cluster for which no controller runs: what they show is what was last
-// seen, and must not be shown as healthy.
-func (c *Controller) orphanDeliveries(ctx context.Context, cluster *v1alpha1.Cluster) error {
-	ready := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionReady)
-	if ready == nil || ready.Status == metav1.ConditionTrue || ready.Reason == v1alpha1.ReasonReconciling {
-		return nil
-	}
-	var deliveries v1alpha1.DeliveryList
-	if err := c.client.List(ctx, &deliveries, client.MatchingLabels{v1alpha1.LabelCluster: cluster.Name}); err != nil {
-		return fmt.Errorf("listing the deliveries of cluster %s: %w", cluster.Name, err)
-	}
-	for i := range deliveries.Items {
-		before := &deliveries.Items[i]
-		after := before.DeepCopy()
-		for _, condition := range []string{v1alpha1.ConditionApplied, v1alpha1.ConditionHealthy} {
-			reconcile.SetCondition(after, condition, metav1.ConditionUnknown, ready.Reason,
-				fmt.Sprintf("cluster %s: %s", cluster.Name, ready.Message))
-		}
-		if err := reconcile.PatchStatus(ctx, c.client, before, after); err != nil {
-			return fmt.Errorf("marking delivery %s: %w", client.ObjectKeyFromObject(before), err)
-		}
-	}
-	return nil
 }

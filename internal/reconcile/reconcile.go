@@ -58,28 +58,44 @@ func Wait(reason string, after time.Duration, format string, args ...any) error 
 	return &Waiting{Reason: reason, After: after, Err: fmt.Errorf(format, args...)}
 }
 
+// remarked is no failure: it goes on with the next step, and its text stands in the condition if that becomes True.
+type remarked struct{ text string }
+
+func (e *remarked) Error() string { return e.text }
+
+// Remark makes an error that is none: the step is done, but people should know something.
+func Remark(format string, args ...any) error { return &remarked{fmt.Sprintf(format, args...)} }
+
+// conflictPause lets the cache catch up with a change that was not seen yet.
+const conflictPause = 50 * time.Millisecond
+
 // Run runs the steps in order, sets the condition named ready from their outcome and patches the status once if it
 // changed. A conflict is no error: the object is reconciled again.
 func Run[T Object](ctx context.Context, c client.Client, obj T, ready, readyReason string, steps ...Step[T]) (ctrl.Result, error) {
 	before := obj.DeepCopyObject().(T)
 	var err error
+	var remark *remarked
+	remarks := ""
 	for _, step := range steps {
-		if err = step(ctx, obj); err != nil {
+		if err = step(ctx, obj); errors.As(err, &remark) {
+			remarks, err = remark.text, nil
+		}
+		if err != nil {
 			break
 		}
 	}
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: conflictPause}, nil
+	}
 	result, reason, failure := Outcome(err)
 	if err == nil {
-		SetCondition(obj, ready, metav1.ConditionTrue, readyReason, "")
+		SetCondition(obj, ready, metav1.ConditionTrue, readyReason, remarks)
 	} else {
 		SetCondition(obj, ready, metav1.ConditionFalse, reason, err.Error())
 	}
 	obj.SetObservedGeneration(obj.GetGeneration())
 	if perr := PatchStatus(ctx, c, before, obj); perr != nil {
 		return ctrl.Result{}, errors.Join(failure, perr)
-	}
-	if apierrors.IsConflict(failure) {
-		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
 	}
 	return result, failure
 }
