@@ -110,6 +110,7 @@ func (w *world) delivery(a *placement.Assignment, revision string) v1alpha1.Deli
 			Labels: map[string]string{
 				v1alpha1.LabelApplication: w.app.Name, v1alpha1.LabelPartition: a.Partition, v1alpha1.LabelCluster: a.Cluster,
 			},
+			Finalizers:      []string{v1alpha1.FinalizerDelivery}, // saves the delivery controller a write
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(w.app, v1alpha1.GroupVersion.WithKind("Application"))},
 		},
 		Spec: v1alpha1.DeliverySpec{
