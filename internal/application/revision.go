@@ -59,7 +59,7 @@ func (w *world) revision(choices []placement.Choice) (*v1alpha1.ApplicationRevis
 			Namespace: w.app.Namespace, Name: name, Labels: map[string]string{v1alpha1.LabelApplication: w.app.Name},
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(w.app, v1alpha1.GroupVersion.WithKind("Application"))},
 		},
-		Spec: spec,
+		Spec: *spec.DeepCopy(),
 	}, nil
 }
 

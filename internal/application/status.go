@@ -26,6 +26,8 @@ const (
 	seenPause = 30 * time.Second
 	// conflictPause is how soon a write is tried again that met another's.
 	conflictPause = 50 * time.Millisecond
+
+	removing = "being removed from this partition"
 )
 
 // summarize sets the application's status from its deliveries and from what came of delivering: p is nil if it was
@@ -53,7 +55,10 @@ func (w *world) summarize(p *Plan, err error) {
 		placed := placementStatus(d)
 		placed.Explanation = explanations[partition]
 		if p != nil && !wanted[partition] {
-			placed.Reason, placed.Message, placed.Explanation = v1alpha1.ReasonDeleting, "being removed from this partition", nil
+			placed.Explanation = nil
+			if placed.Reason != v1alpha1.ReasonUnreachable {
+				placed.Reason, placed.Message = v1alpha1.ReasonDeleting, removing
+			}
 		}
 		placed.LastSeenTime = lastSeen(earlier[partition], &placed)
 		ready, desired = ready+placed.Ready, desired+placed.Desired
@@ -105,7 +110,7 @@ func placementStatus(d *v1alpha1.Delivery) v1alpha1.PlacementStatus {
 // count as healthy, but that it cannot be reached does count.
 func health(d *v1alpha1.Delivery) (healthy bool, reason, message string) {
 	if d.DeletionTimestamp != nil {
-		reason, message = v1alpha1.ReasonDeleting, "being removed from this partition"
+		reason, message = v1alpha1.ReasonDeleting, removing
 	}
 	for _, kind := range []string{v1alpha1.ConditionApplied, v1alpha1.ConditionHealthy} {
 		c := meta.FindStatusCondition(d.Status.Conditions, kind)
