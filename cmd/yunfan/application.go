@@ -30,7 +30,9 @@ func changing(access *cli.Access, use, short string, args cobra.PositionalArgs, 
 
 func newStatusCommand(access *cli.Access) *cobra.Command {
 	cmd, c := verb(access, "status APPLICATION", "Show an application in all its partitions, and why it is not ready", cobra.ExactArgs(1),
-		func(c *command.Command, cmd *cobra.Command, args []string) error { return c.Status(cmd.Context(), args[0]) })
+		func(c *command.Command, cmd *cobra.Command, args []string) error {
+			return c.Status(cmd.Context(), args[0])
+		})
 	c.Output.Flags(cmd.Flags())
 	c.Wait.Flags(cmd.Flags(), false)
 	cli.Complete(cmd, "output", "table", "json", "yaml")
@@ -39,7 +41,9 @@ func newStatusCommand(access *cli.Access) *cobra.Command {
 
 func newRevisionsCommand(access *cli.Access) *cobra.Command {
 	cmd, c := verb(access, "revisions APPLICATION", "List the revisions of an application", cobra.ExactArgs(1),
-		func(c *command.Command, cmd *cobra.Command, args []string) error { return c.Revisions(cmd.Context(), args[0]) })
+		func(c *command.Command, cmd *cobra.Command, args []string) error {
+			return c.Revisions(cmd.Context(), args[0])
+		})
 	c.Output.Flags(cmd.Flags())
 	cli.Complete(cmd, "output", "table", "json", "yaml")
 	return cmd
@@ -54,18 +58,24 @@ func newScaleCommand(access *cli.Access) *cobra.Command {
 
 func newStopCommand(access *cli.Access) *cobra.Command {
 	return changing(access, "stop APPLICATION", "Take away all pods of an application; services, volumes and node ports stay", cobra.ExactArgs(1),
-		func(c *command.Command, cmd *cobra.Command, args []string) error { return c.Stop(cmd.Context(), args[0]) })
+		func(c *command.Command, cmd *cobra.Command, args []string) error {
+			return c.Stop(cmd.Context(), args[0])
+		})
 }
 
 func newStartCommand(access *cli.Access) *cobra.Command {
 	return changing(access, "start APPLICATION", "Bring the pods of a stopped application back", cobra.ExactArgs(1),
-		func(c *command.Command, cmd *cobra.Command, args []string) error { return c.Start(cmd.Context(), args[0]) })
+		func(c *command.Command, cmd *cobra.Command, args []string) error {
+			return c.Start(cmd.Context(), args[0])
+		})
 }
 
 func newRollbackCommand(access *cli.Access) *cobra.Command {
 	to := ""
 	cmd := changing(access, "rollback APPLICATION", "Go back to an earlier revision", cobra.ExactArgs(1),
-		func(c *command.Command, cmd *cobra.Command, args []string) error { return c.Rollback(cmd.Context(), args[0], to) })
+		func(c *command.Command, cmd *cobra.Command, args []string) error {
+			return c.Rollback(cmd.Context(), args[0], to)
+		})
 	cmd.Flags().StringVar(&to, "to", "", "number or name of the revision (default: the one before the present)")
 	return cmd
 }
@@ -73,7 +83,9 @@ func newRollbackCommand(access *cli.Access) *cobra.Command {
 func newPreviewCommand(access *cli.Access) *cobra.Command {
 	file := ""
 	cmd, c := verb(access, "preview -f FILE", "Show what an Application would create, change and remove in each partition; nothing is done", cobra.NoArgs,
-		func(c *command.Command, cmd *cobra.Command, _ []string) error { return c.Preview(cmd.Context(), cmd.InOrStdin(), file) })
+		func(c *command.Command, cmd *cobra.Command, _ []string) error {
+			return c.Preview(cmd.Context(), cmd.InOrStdin(), file)
+		})
 	c.Output.Flags(cmd.Flags())
 	cmd.Flags().StringVarP(&file, "filename", "f", "", `file with the Application, "-" for standard input`)
 	cli.Complete(cmd, "output", "table", "json", "yaml")
@@ -86,7 +98,9 @@ func newPreviewCommand(access *cli.Access) *cobra.Command {
 func newLogsCommand(access *cli.Access) *cobra.Command {
 	o := command.LogOptions{}
 	cmd, _ := verb(access, "logs APPLICATION", "Show the logs of an application's pods in all partitions at once", cobra.ExactArgs(1),
-		func(c *command.Command, cmd *cobra.Command, args []string) error { return c.Logs(cmd.Context(), args[0], o) })
+		func(c *command.Command, cmd *cobra.Command, args []string) error {
+			return c.Logs(cmd.Context(), args[0], o)
+		})
 	flags := cmd.Flags()
 	flags.BoolVarP(&o.Follow, "follow", "f", false, "go on until Ctrl-C, with pods that come later, too")
 	flags.IntVar(&o.Tail, "tail", 0, "last lines of each container (default 100)")

@@ -7,7 +7,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"yunfan.io/yunfan/internal/cli"
 )
@@ -16,6 +18,7 @@ import (
 var version = "dev"
 
 func main() {
+	ctrl.SetLogger(logr.Discard()) // commands tell what they do themselves; the server sets its own
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := cli.Execute(ctx, newRootCommand(), os.Stderr)
 	stop()

@@ -15,7 +15,7 @@ import (
 )
 
 func newServerCommand() *cobra.Command {
-	o, kubeconfig, verbose := server.Options{Capabilities: assembly.Add, Uncached: assembly.Uncached}, "", false
+	o, kubeconfig, verbose := server.Options{Capabilities: assembly.Add, Uncached: assembly.Uncached()}, "", false
 	cmd := &cobra.Command{
 		Use:   "server [--kubeconfig FILE]",
 		Short: "Run the platform's controllers and API on a hub, which may be any Kubernetes cluster",

@@ -26,6 +26,6 @@ func newNodesCommand(access *cli.Access) *cobra.Command {
 
 func newPortsCommand(access *cli.Access) *cobra.Command {
 	return view(access, cli.List{Path: "/api/v1/ports", Columns: []string{
-		"cluster", "namespace", "service", "serviceIP", "nodePort", "port", "owner",
+		"cluster", "namespace", "service", "address", "port", "protocol", "tenant", "application", "component",
 	}}, "ports", "List the node ports in use on all clusters")
 }

@@ -3,24 +3,72 @@
 package assembly
 
 import (
+	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/application"
+	"yunfan.io/yunfan/internal/cluster"
+	"yunfan.io/yunfan/internal/configuration"
+	"yunfan.io/yunfan/internal/delivery"
+	"yunfan.io/yunfan/internal/logs"
+	"yunfan.io/yunfan/internal/member"
+	"yunfan.io/yunfan/internal/nodeport"
+	"yunfan.io/yunfan/internal/proxy"
 	"yunfan.io/yunfan/internal/rest"
 )
 
 // Uncached keeps Secrets and ConfigMaps of the hub out of the cache: it would hold those of every namespace.
-var Uncached = []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}}
+func Uncached() []client.Object { return []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}} }
+
+// controller is a controller of the hub.
+type controller interface {
+	SetupWithManager(mgr manager.Manager) error
+}
 
 // Add registers every capability's controllers and webhooks with the manager and gives their routes.
 func Add(mgr manager.Manager, authorizer *rest.Authorizer) ([]rest.Route, error) {
-	for _, add := range []func() error{} {
-		if err := add(); err != nil {
+	members, err := member.NewSet(mgr)
+	if err != nil {
+		return nil, fmt.Errorf("assembling: %w", err)
+	}
+	hub := mgr.GetClient()
+	ports := &nodeport.Ports{Hub: hub, Live: mgr.GetAPIReader(), Members: members}
+
+	for _, c := range []controller{
+		cluster.New(members),
+		configuration.New(mgr),
+		application.New(mgr, ports),
+		&delivery.Keeper{Hub: hub, Members: members},
+		&nodeport.Garbage{Ports: ports},
+	} {
+		if err := c.SetupWithManager(mgr); err != nil {
 			return nil, fmt.Errorf("assembling: %w", err)
 		}
 	}
-	return nil, nil
+	members.Register(
+		delivery.Controller{},
+	)
+	mgr.GetWebhookServer().Register(application.WebhookPath, application.NewWebhook(mgr))
+
+	return slices.Concat(
+		(&cluster.API{Hub: hub, Authorizer: authorizer}).Routes(),
+		(&application.API{Hub: hub, Authorizer: authorizer, DryRun: dryRun(mgr, members)}).Routes(),
+		(&logs.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
+		ports.Routes(authorizer),
+		(&proxy.Proxy{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
+	), nil
+}
+
+// dryRun lets applications ask delivery for previews.
+func dryRun(mgr manager.Manager, members member.Lookup) application.DryRun {
+	preview := &delivery.Preview{Hub: mgr.GetAPIReader(), Members: members}
+	return func(ctx context.Context, p *v1alpha1.Partition, r *v1alpha1.ApplicationRevision, spec v1alpha1.DeliverySpec, inventory []v1alpha1.InventoryEntry) (any, error) {
+		return preview.DryRun(ctx, p, r, spec, inventory)
+	}
 }

@@ -31,6 +31,8 @@ type Field[T any] struct {
 	Name string
 	// Text of a row, for filters and search.
 	Text func(T) string
+	// Texts is for a field with several values: a filter must meet one of them.
+	Texts func(T) []string
 	// Compare sorts; by the text if nil.
 	Compare func(a, b T) int
 }
@@ -62,7 +64,14 @@ func (f Field[T]) compare(a, b T) int {
 	if f.Compare != nil {
 		return f.Compare(a, b)
 	}
-	return cmp.Compare(f.Text(a), f.Text(b))
+	return slices.Compare(f.texts(a), f.texts(b))
+}
+
+func (f Field[T]) texts(row T) []string {
+	if f.Texts != nil {
+		return f.Texts(row)
+	}
+	return []string{f.Text(row)}
 }
 
 type pageQuery[T any] struct {
@@ -76,12 +85,12 @@ type pageQuery[T any] struct {
 
 func (q *pageQuery[T]) matches(row T) bool {
 	for i, wanted := range q.filters {
-		if !slices.Contains(wanted, q.fields[i].Text(row)) {
+		if !slices.ContainsFunc(q.fields[i].texts(row), func(text string) bool { return slices.Contains(wanted, text) }) {
 			return false
 		}
 	}
 	return q.search == "" || slices.ContainsFunc(q.fields, func(f Field[T]) bool {
-		return strings.Contains(strings.ToLower(f.Text(row)), q.search)
+		return strings.Contains(strings.ToLower(strings.Join(f.texts(row), "\n")), q.search)
 	})
 }
 

@@ -121,4 +121,3 @@ func publish(ctx context.Context, c client.Client, address *url.URL, ca []byte) 
 		"data":     map[string]any{KeyURL: address.String(), KeyCA: string(ca)},
 	})
 }
-

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 
@@ -19,6 +20,8 @@ const maxFile = 4 << 20
 
 // Preview is what an Application would do in each partition.
 type Preview struct {
+	// Revision it would run.
+	Revision   string             `json:"revision"`
 	Partitions []PartitionPreview `json:"partitions"`
 }
 
@@ -29,17 +32,23 @@ type PartitionPreview struct {
 	// Explanation of the numbers of replicas.
 	Explanation []string `json:"explanation,omitempty"`
 	Changes     []Change `json:"changes,omitempty"`
+	// Removed says that the application would leave the partition.
+	Removed bool `json:"removed,omitempty"`
 	// Error says why it cannot be told.
 	Error string `json:"error,omitempty"`
 }
 
 // Change is one object that would be created, changed or removed, or that stays as it is.
 type Change struct {
-	Action string   `json:"action"`
-	Kind   string   `json:"kind"`
-	Name   string   `json:"name"`
-	Fields []string `json:"fields,omitempty"`
-	Error  string   `json:"error,omitempty"`
+	Component string `json:"component,omitempty"`
+	Kind      string `json:"kind"`
+	Name      string `json:"name"`
+	Action    string `json:"action"`
+	// Diff shows the fields that would change, line by line.
+	Diff string `json:"diff,omitempty"`
+	// Reason and Message say why the cluster would refuse it.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
 }
 
 // Preview shows what the Application in a file would create, change and remove in each partition.
@@ -65,7 +74,11 @@ func (c *Command) Preview(ctx context.Context, stdin io.Reader, file string) err
 	if err := server.Call(ctx, http.MethodPost, path, nil, app, preview); err != nil {
 		return fmt.Errorf("previewing application %s: %w", app.Name, err)
 	}
-	return c.Output.Print(c.Out, preview, func(t *cli.Table) { fillPreview(t, preview) })
+	if err := c.Output.Print(c.Out, preview, func(t *cli.Table) { fillPreview(t, preview) }); err != nil || !c.Output.Table() {
+		return err
+	}
+	printDiffs(c.Out, preview)
+	return nil
 }
 
 func readApplication(stdin io.Reader, file string) (*v1alpha1.Application, error) {
@@ -95,14 +108,21 @@ func fillPreview(t *cli.Table, preview *Preview) {
 	t.Header("PARTITION", "CLUSTER", "ACTION", "OBJECT", "DETAIL")
 	for _, p := range preview.Partitions {
 		if p.Error != "" {
-			t.Row(p.Partition, p.Cluster, "", "", p.Error)
+			t.Row(p.Partition, p.Cluster, "Unknown", "", p.Error)
 		}
 		for _, change := range p.Changes {
-			detail := change.Error
-			for _, field := range change.Fields {
-				detail += field + " "
+			t.Row(p.Partition, p.Cluster, change.Action, change.Kind+"/"+change.Name, change.Message)
+		}
+	}
+}
+
+// printDiffs shows what would change in objects that are there already.
+func printDiffs(out io.Writer, preview *Preview) {
+	for _, p := range preview.Partitions {
+		for _, change := range p.Changes {
+			if change.Diff != "" {
+				fmt.Fprintf(out, "\n%s: %s/%s\n%s\n", p.Partition, change.Kind, change.Name, strings.TrimRight(change.Diff, "\n"))
 			}
-			t.Row(p.Partition, p.Cluster, change.Action, change.Kind+"/"+change.Name, detail)
 		}
 	}
 }
