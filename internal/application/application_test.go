@@ -518,6 +518,7 @@ func BenchmarkAccepted(b *testing.B) {
 			web(app).DependsOn = nil
 			testkit.Create(b, hub.Client, app)
 		}
+		b.Log("created", b.Elapsed())
 		NewWithT(b).Eventually(func() int {
 			var deliveries v1alpha1.DeliveryList
 			_ = hub.Client.List(context.Background(), &deliveries, client.InNamespace(namespace))
