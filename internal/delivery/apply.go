@@ -167,12 +167,7 @@ func (r *run) apply(ctx context.Context, t *target, live client.Object) error {
 		r.rec.refuse(t, r.plan.key, refuseForeign(t, owner))
 		return nil
 	}
-	answer := t.object.DeepCopy()
-	// What may be somebody else's is not forced: a conflict then says so, without a look beforehand.
-	err := serverSideApply(ctx, r.as, answer, live != nil || r.plan.adopted)
-	if live == nil && apierrors.IsConflict(err) && r.wasOurs(ctx, t) {
-		err = serverSideApply(ctx, r.as, answer, true)
-	}
+	answer, err := r.put(ctx, t, live)
 	if err == nil {
 		r.rec.done(t, answer)
 		return nil
@@ -182,6 +177,20 @@ func (r *run) apply(ctx context.Context, t *target, live client.Object) error {
 		return nil
 	}
 	return fmt.Errorf("applying %s %s: %w", t.entry.Kind, t.entry.Name, err)
+}
+
+// put applies a target, in one request if nobody else has touched the object.
+func (r *run) put(ctx context.Context, t *target, live client.Object) (*unstructured.Unstructured, error) {
+	if live != nil || r.plan.adopted {
+		return applyOver(ctx, r.as, t)
+	}
+	// What may be somebody else's is not forced: a conflict then says so, without a look beforehand.
+	answer := t.object.DeepCopy()
+	err := serverSideApply(ctx, r.as, answer, false)
+	if apierrors.IsConflict(err) && r.wasOurs(ctx, t) {
+		return applyOver(ctx, r.as, t)
+	}
+	return answer, err
 }
 
 func serverSideApply(ctx context.Context, c client.Client, o *unstructured.Unstructured, force bool, more ...client.ApplyOption) error {

@@ -13,26 +13,26 @@ import (
 // none stands for a field that is not there.
 const none = "(none)"
 
-// diff shows the fields that differ in two states of an object, one on each line, without what the API server counts
+// diff shows the fields that differ in two states of an object, without what the API server counts
 // and stamps and without the values of Secrets.
-func diff(before, after *unstructured.Unstructured) string {
+func diff(before, after *unstructured.Unstructured) []string {
 	was, is := fieldsOf(before), fieldsOf(after)
 	for path := range was {
 		if _, ok := is[path]; !ok {
 			is[path] = none
 		}
 	}
-	var out strings.Builder
+	var out []string
 	for _, path := range slices.Sorted(maps.Keys(is)) {
 		old, ok := was[path]
 		if !ok {
 			old = none
 		}
 		if old != is[path] {
-			fmt.Fprintf(&out, "%s: %s → %s\n", strings.TrimPrefix(path, "."), old, is[path])
+			out = append(out, fmt.Sprintf("%s: %s → %s", strings.TrimPrefix(path, "."), old, is[path]))
 		}
 	}
-	return out.String()
+	return out
 }
 
 func fieldsOf(o *unstructured.Unstructured) map[string]string {

@@ -33,11 +33,11 @@ type Change struct {
 	Kind      string `json:"kind"`
 	Name      string `json:"name"`
 	Action    Action `json:"action"`
-	// Diff shows the fields that would change, line by line. Values of Secrets are never in it.
-	Diff string `json:"diff,omitempty"`
-	// Reason and Message say why the member would refuse the object or its pods.
-	Reason  string `json:"reason,omitempty"`
-	Message string `json:"message,omitempty"`
+	// Fields that would change, as "path: old → new". Values of Secrets are never in it.
+	Fields []string `json:"fields,omitempty"`
+	// Reason and Error say why the member would refuse the object or its pods.
+	Reason string `json:"reason,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Preview says what delivering would change.
@@ -115,19 +115,19 @@ func try(ctx context.Context, as client.Client, t *target, adopted bool) (Change
 	change.Action = Create
 	if exists {
 		change.Action = Unchanged
-		if change.Diff = diff(live, answer); change.Diff != "" {
+		if change.Fields = diff(live, answer); len(change.Fields) > 0 {
 			change.Action = Update
 		}
 	}
 	for _, text := range warnings.Texts() {
 		if strings.Contains(text, "would violate PodSecurity") {
-			change.Reason, change.Message = v1alpha1.ReasonRefused, "its pods would be refused: "+text
+			change.Reason, change.Error = v1alpha1.ReasonRefused, "its pods would be refused: "+text
 		}
 	}
 	return change, nil
 }
 
 func refusedChange(c Change, f *refusal) Change {
-	c.Action, c.Reason, c.Message = Refuse, f.reason, f.message
+	c.Action, c.Reason, c.Error = Refuse, f.reason, f.message
 	return c
 }

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/reconcile"
 )
 
 // sharedRetry is the pause before an old version of a configuration is looked at again that another application uses.
@@ -37,14 +38,8 @@ func holds(inventory []v1alpha1.InventoryEntry, e v1alpha1.InventoryEntry) bool 
 // dies in between leaves nothing behind that nobody knows of.
 func (r *run) takeUp(ctx context.Context) error {
 	d := r.delivery
-	if !controllerutil.ContainsFinalizer(d, v1alpha1.FinalizerDelivery) {
-		before := d.DeepCopy()
-		status := d.Status.DeepCopy() // the answer has the stored one
-		controllerutil.AddFinalizer(d, v1alpha1.FinalizerDelivery)
-		if err := r.hub.Patch(ctx, d, client.MergeFrom(before)); err != nil {
-			return fmt.Errorf("adding the finalizer: %w", err)
-		}
-		d.Status = *status
+	if err := reconcile.AddFinalizer(ctx, r.hub, d, v1alpha1.FinalizerDelivery); err != nil {
+		return err
 	}
 	inventory := slices.Clone(d.Status.Inventory)
 	for _, e := range r.plan.inventory() {
@@ -260,10 +255,5 @@ func abandoned(ctx context.Context, hub client.Reader, d *v1alpha1.Delivery) (bo
 }
 
 func letGo(ctx context.Context, hub client.Client, d *v1alpha1.Delivery) error {
-	before := d.DeepCopy()
-	controllerutil.RemoveFinalizer(d, v1alpha1.FinalizerDelivery)
-	if err := hub.Patch(ctx, d, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("removing the finalizer: %w", err)
-	}
-	return nil
+	return reconcile.RemoveFinalizer(ctx, hub, d, v1alpha1.FinalizerDelivery)
 }

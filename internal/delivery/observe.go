@@ -93,7 +93,7 @@ func (r *run) explain(ctx context.Context, c *component, live client.Object, w s
 	if reason, message = worstPod(pods); reason != "" && reason != v1alpha1.ReasonNotReady {
 		return reason, message
 	}
-	if w.created < w.desired {
+	if w.silent && w.created < w.desired && r.patient(c.workload) {
 		if text := r.warning(ctx, c.workload.key, live.GetUID(), "FailedCreate"); text != "" {
 			return creationFailure(c.name, text)
 		}
@@ -110,6 +110,13 @@ func (r *run) explain(ctx context.Context, c *component, live client.Object, w s
 		return reason, message
 	}
 	return v1alpha1.ReasonReconciling, w.progress
+}
+
+// patient says whether a workload has had time to create its pods; it is looked at again when it has.
+func (r *run) patient(workload *target) bool {
+	left := patience - r.rec.age(workload)
+	r.lookAgain(left)
+	return left <= 0
 }
 
 // creationFailure explains why the member creates no pods.
@@ -149,6 +156,7 @@ type state struct {
 	done                             bool   // nothing is left to do
 	progress                         string // how far it is
 	failure                          string // why it cannot create pods, if it says so
+	silent                           bool   // it never says so: only events do
 }
 
 func workloadState(live client.Object) state {
@@ -156,7 +164,7 @@ func workloadState(live client.Object) state {
 	result := kstatus(live)
 	w.done = result.Status == status.CurrentStatus && w.ready >= w.desired
 	w.progress = result.Message
-	if w.progress == "" || w.desired > 0 && !w.done {
+	if w.progress == "" || w.ready < w.desired {
 		w.progress = fmt.Sprintf("%d of %d pods ready", w.ready, w.desired)
 	}
 	switch o := live.(type) {
@@ -195,10 +203,10 @@ func counts(live client.Object) state {
 		}
 		return w
 	case *appsv1.StatefulSet:
-		return state{desired: ptr.Deref(o.Spec.Replicas, 1), created: o.Status.Replicas, updated: o.Status.UpdatedReplicas, ready: o.Status.ReadyReplicas}
+		return state{desired: ptr.Deref(o.Spec.Replicas, 1), created: o.Status.Replicas, updated: o.Status.UpdatedReplicas, ready: o.Status.ReadyReplicas, silent: true}
 	case *appsv1.DaemonSet:
 		return state{desired: o.Status.DesiredNumberScheduled, created: o.Status.CurrentNumberScheduled,
-			updated: o.Status.UpdatedNumberScheduled, ready: o.Status.NumberReady}
+			updated: o.Status.UpdatedNumberScheduled, ready: o.Status.NumberReady, silent: true}
 	case *corev1.ReplicationController:
 		w := state{desired: ptr.Deref(o.Spec.Replicas, 1), created: o.Status.Replicas, updated: o.Status.FullyLabeledReplicas, ready: o.Status.ReadyReplicas}
 		for _, c := range o.Status.Conditions {
@@ -209,7 +217,7 @@ func counts(live client.Object) state {
 		return w
 	case *batchv1.Job:
 		active := o.Status.Active + o.Status.Succeeded
-		return state{desired: ptr.Deref(o.Spec.Completions, 1), created: active, updated: active, ready: o.Status.Succeeded}
+		return state{desired: ptr.Deref(o.Spec.Completions, 1), created: active, updated: active, ready: o.Status.Succeeded, silent: true}
 	}
 	return state{}
 }

@@ -12,7 +12,7 @@ import (
 	"yunfan.io/yunfan/api/v1alpha1"
 )
 
-// patience is how long a pod may take to start before the member's events are asked what is wrong.
+// patience is how long pods may take to be created and to start before the member's events are asked what is wrong.
 const patience = 5 * time.Second
 
 // severity orders reasons: of several pods the one that needs somebody most is shown.

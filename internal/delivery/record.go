@@ -158,6 +158,16 @@ func (rec *record) shown(t *target, live client.Object) bool {
 	return a != nil && live != nil && live.GetUID() == a.uid && !newer(a.version, live.GetResourceVersion())
 }
 
+// age is how long ago a target was last applied.
+func (rec *record) age(t *target) time.Duration {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if a := rec.applied[t.key]; a != nil {
+		return time.Since(a.at)
+	}
+	return 0
+}
+
 func contains(have, want map[string]string) bool {
 	for key, value := range want {
 		if have[key] != value {

@@ -77,7 +77,7 @@ func refusalOf(t *target, err error) *refusal {
 	case apierrors.IsForbidden(err) && strings.Contains(text, "cannot patch resource"):
 		return &refusal{reason: v1alpha1.ReasonRefused, retry: rightsRetry,
 			message: fmt.Sprintf("the partition's identity may not write %s: %s", name, text)}
-	case apierrors.IsConflict(err):
+	case apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict):
 		return &refusal{reason: v1alpha1.ReasonRefused, retry: refusedRetry,
 			message: fmt.Sprintf("%s exists in the namespace and was not made by Yunfan: rename the component or delete the object (%s)", name, text)}
 	case apierrors.IsInvalid(err) && strings.Contains(text, "immutable"):

@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,8 +31,10 @@ type world struct {
 	set     *member.Set
 	// requests counts what is sent to the member by identities of partitions.
 	requests *atomic.Int64
-	// stop ends the server as a crash does.
-	stop func()
+	// before, if set, sees each of these requests before the member does.
+	before func(*http.Request)
+	// through is the address by which the member is reached; empty for its own.
+	through string
 }
 
 // newWorld starts a member and joins it.
@@ -48,8 +51,6 @@ func newWorld(t *testing.T) *world {
 // serve runs the delivery controllers until the test or stop ends them.
 func (w *world) serve(t *testing.T) *world {
 	t.Helper()
-	config := rest.CopyConfig(w.member.Config)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counter{next, w.requests} })
 	testkit.StartManager(t, hub, func(mgr manager.Manager) (err error) {
 		if w.set, err = member.NewSet(mgr); err != nil {
 			return err
@@ -57,8 +58,24 @@ func (w *world) serve(t *testing.T) *world {
 		w.set.Register(Controller{})
 		return (&Keeper{Hub: mgr.GetClient(), Members: w.set}).SetupWithManager(mgr)
 	})
-	w.join(t, config)
+	w.join(t, w.config())
 	return w
+}
+
+func (w *world) config() *rest.Config {
+	config := rest.CopyConfig(w.member.Config)
+	if w.through != "" {
+		config.Host = "https://" + w.through
+	}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counter{next, w} })
+	return config
+}
+
+// rejoin starts the member's controllers anew: they remember nothing.
+func (w *world) rejoin(t *testing.T) {
+	t.Helper()
+	w.set.Disconnect(w.cluster)
+	w.join(t, w.config())
 }
 
 func (w *world) join(t *testing.T, config *rest.Config) {
@@ -73,13 +90,16 @@ func (w *world) join(t *testing.T, config *rest.Config) {
 
 // counter counts the requests that are made for a partition.
 type counter struct {
-	next  http.RoundTripper
-	count *atomic.Int64
+	next http.RoundTripper
+	*world
 }
 
 func (c counter) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Header.Get("Impersonate-User") != "" {
-		c.count.Add(1)
+		c.requests.Add(1)
+		if c.before != nil {
+			c.before(r)
+		}
 	}
 	return c.next.RoundTrip(r)
 }
@@ -245,3 +265,16 @@ func gone(t *testing.T, w *world, p *v1alpha1.Partition, name string, o client.O
 		return w.member.Client.Get(context.Background(), client.ObjectKey{Namespace: p.MemberNamespace(), Name: name}, o)
 	}, "20s", "20ms").Should(MatchError(ContainSubstring("not found")), "%T %s is still there", o, name)
 }
+
+func keyIn(p *v1alpha1.Partition, name string) client.ObjectKey {
+	return client.ObjectKey{Namespace: p.MemberNamespace(), Name: name}
+}
+
+func update(t *testing.T, w *world, o client.Object) {
+	t.Helper()
+	if err := w.member.Client.Update(t.Context(), o); err != nil {
+		t.Fatalf("updating %T %s: %v", o, o.GetName(), err)
+	}
+}
+
+func quantity(text string) resource.Quantity { return resource.MustParse(text) }
