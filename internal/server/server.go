@@ -33,6 +33,8 @@ const Namespace = "yunfan-system"
 
 const (
 	leaderLease = "yunfan-server"
+	// A server that is killed is followed by another after leaseDuration; one that stops hands over at once.
+	leaseDuration, renewDeadline, retryPeriod = 8 * time.Second, 6 * time.Second, 2 * time.Second
 	// stopTime is how long controllers may take to finish what they are doing.
 	stopTime = 15 * time.Second
 	// startTime is how long the hub may take to answer and to take the kinds.
@@ -158,6 +160,7 @@ func newManager(hub *rest.Config, o Options, hooks *hooks) (manager.Manager, err
 	stop := stopTime
 	// Tests start several servers in one process.
 	skipNames := true
+	lease, renew, retry := leaseDuration, renewDeadline, retryPeriod
 	mgr, err := ctrl.NewManager(hub, manager.Options{
 		Scheme:                        scheme,
 		Cache:                         cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
@@ -168,6 +171,9 @@ func newManager(hub *rest.Config, o Options, hooks *hooks) (manager.Manager, err
 		LeaderElectionID:              leaderLease,
 		LeaderElectionNamespace:       Namespace,
 		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &lease,
+		RenewDeadline:                 &renew,
+		RetryPeriod:                   &retry,
 		GracefulShutdownTimeout:       &stop,
 		Controller:                    config.Controller{SkipNameValidation: &skipNames},
 	})
