@@ -19,6 +19,7 @@ import (
 	"yunfan.io/yunfan/internal/logs"
 	"yunfan.io/yunfan/internal/member"
 	"yunfan.io/yunfan/internal/nodeport"
+	"yunfan.io/yunfan/internal/partition"
 	"yunfan.io/yunfan/internal/proxy"
 	"yunfan.io/yunfan/internal/rest"
 )
@@ -40,8 +41,11 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer) ([]rest.Route, error)
 	hub := mgr.GetClient()
 	ports := &nodeport.Ports{Hub: hub, Live: mgr.GetAPIReader(), Members: members}
 
+	partitions := partition.New(members)
+
 	for _, c := range []controller{
-		cluster.New(members),
+		cluster.New(members, partitions),
+		partitions,
 		configuration.New(mgr),
 		application.New(mgr, ports),
 		&delivery.Keeper{Hub: hub, Members: members},

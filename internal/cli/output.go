@@ -23,7 +23,7 @@ func (o *Output) Flags(flags *pflag.FlagSet) {
 // Check refuses an unknown format.
 func (o *Output) Check() error {
 	switch o.format {
-	case "table", "json", "yaml":
+	case "", "table", "json", "yaml":
 		return nil
 	}
 	return Usagef("--output %q: give table, json or yaml", o.format)
