@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -23,16 +24,16 @@ func main() {
 	path := flag.String("path", "/var/lib/yunfan-volumes", "folder that holds the volumes, the same inside this container and on the node")
 	node := flag.String("node", os.Getenv("NODE_NAME"), "name of the node this runs on")
 	flag.Parse()
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer cancel()
-	if err := run(ctx, *path, *node); err != nil {
+	if err := run(context.Background(), *path, *node); err != nil {
 		fmt.Fprintln(os.Stderr, "volume-provisioner:", err)
 		os.Exit(1)
 	}
 }
 
-// run serves the volumes of one node until ctx ends.
-func run(ctx context.Context, path, node string) error {
+// run serves the volumes of one node until the process is told to end.
+func run(ctx context.Context, path, node string) (err error) {
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer cancel()
 	if node == "" {
 		return fmt.Errorf("no node name: set NODE_NAME from the pod's spec.nodeName, or --node")
 	}
@@ -49,7 +50,7 @@ func run(ctx context.Context, path, node string) error {
 	if err != nil {
 		return err
 	}
-	defer volumes.Close()
+	defer func() { err = errors.Join(err, volumes.Close()) }()
 	ctx = klog.NewContext(ctx, klog.Background().WithValues("node", node))
 	// No leader: every node decides about its own claims. The finalizer keeps a volume object that is deleted by hand
 	// until its data is gone.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,12 +20,10 @@ import (
 type nodeList []string
 
 func (l nodeList) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1.Node, error) {
-	for _, n := range l {
-		if n == name {
-			return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, nil
-		}
+	if !slices.Contains(l, name) {
+		return nil, apierrors.NewNotFound(corev1.Resource("nodes"), name)
 	}
-	return nil, apierrors.NewNotFound(corev1.Resource("nodes"), name)
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, nil
 }
 
 // newVolumes is node n1's provisioner in a cluster of n1 and n2, over an empty folder.
