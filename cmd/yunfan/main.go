@@ -18,7 +18,6 @@ import (
 var version = "dev"
 
 func main() {
-	ctrl.SetLogger(logr.Discard()) // commands tell what they do themselves; the server sets its own
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := cli.Execute(ctx, newRootCommand(), os.Stderr)
 	stop()
@@ -34,6 +33,11 @@ func newRootCommand() *cobra.Command {
 
 Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for did not come in time, 4 not found,
 5 not signed in or not allowed, 6 hub or server do not answer, 7 refused as invalid.`,
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			if cmd.Name() != serverCommand { // the others tell what they do themselves; a logger is set once only
+				ctrl.SetLogger(logr.Discard())
+			}
+		},
 	}
 	access := &cli.Access{}
 	root.AddGroup(

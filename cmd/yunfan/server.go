@@ -14,10 +14,12 @@ import (
 	"yunfan.io/yunfan/internal/server"
 )
 
+const serverCommand = "server"
+
 func newServerCommand() *cobra.Command {
 	o, kubeconfig, verbose := server.Options{Capabilities: assembly.Add, Uncached: assembly.Uncached()}, "", false
 	cmd := &cobra.Command{
-		Use:   "server [--kubeconfig FILE]",
+		Use:   serverCommand + " [--kubeconfig FILE]",
 		Short: "Run the platform's controllers and API on a hub, which may be any Kubernetes cluster",
 		Long: `Run the platform's controllers and API on a hub, which may be any Kubernetes cluster.
 
