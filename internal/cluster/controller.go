@@ -4,7 +4,6 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -97,15 +96,17 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 	if !cluster.DeletionTimestamp.IsZero() {
 		return c.remove(ctx, cluster)
 	}
-	if err := reconcile.AddFinalizer(ctx, c.client, cluster, finalizer); err != nil {
-		return ctrl.Result{}, fmt.Errorf("holding cluster %s: %w", r.Name, err)
-	}
 	result, err := reconcile.Run(ctx, c.client, cluster, v1alpha1.ConditionReady, v1alpha1.ReasonReady,
-		c.connect, c.seen, c.identify, c.admit, c.summarise)
+		c.hold, c.connect, c.seen, c.identify, c.admit, c.summarise)
 	if _, admitted := c.members.Member(r.Name); admitted && err == nil && result.IsZero() {
 		result.RequeueAfter = seenInterval
 	}
 	return result, err
+}
+
+// hold keeps the object until its workloads have been dealt with.
+func (c *Controller) hold(ctx context.Context, cluster *v1alpha1.Cluster) error {
+	return reconcile.AddFinalizer(ctx, c.client, cluster, finalizer)
 }
 
 func (c *Controller) disconnect(name string) {

@@ -19,22 +19,15 @@ const cleanInterval = 2 * time.Second
 
 // remove lets a cluster go: at once if its workloads are to stay, else when they are gone.
 func (c *Controller) remove(ctx context.Context, cluster *v1alpha1.Cluster) (ctrl.Result, error) {
+	var steps []reconcile.Step[*v1alpha1.Cluster]
 	if cleaningWanted(cluster) {
-		done := false
-		result, err := reconcile.Run(ctx, c.client, cluster, v1alpha1.ConditionReady, v1alpha1.ReasonDeleting,
-			func(ctx context.Context, cluster *v1alpha1.Cluster) error {
-				if err := c.clean(ctx, cluster); err != nil {
-					return err
-				}
-				done = true
-				return reconcile.Wait(v1alpha1.ReasonDeleting, 0, "its workloads are gone")
-			})
-		if !done {
-			return result, err
-		}
+		steps = append(steps, c.clean)
 	}
-	c.disconnect(cluster.Name)
-	return ctrl.Result{}, reconcile.RemoveFinalizer(ctx, c.client, cluster, finalizer)
+	steps = append(steps, func(context.Context, *v1alpha1.Cluster) error {
+		c.disconnect(cluster.Name)
+		return nil
+	})
+	return reconcile.Finalize(ctx, c.client, cluster, v1alpha1.ConditionReady, finalizer, steps...)
 }
 
 // cleaningWanted says whether the cluster's workloads are to be deleted. One that never joined has none of ours.

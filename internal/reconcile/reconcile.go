@@ -73,24 +73,45 @@ const conflictPause = 50 * time.Millisecond
 // changed. A conflict is no error: the object is reconciled again.
 func Run[T Object](ctx context.Context, c client.Client, obj T, ready, readyReason string, steps ...Step[T]) (ctrl.Result, error) {
 	before := obj.DeepCopyObject().(T)
-	var err error
-	var remark *remarked
-	remarks := ""
+	remarks, err := inOrder(ctx, obj, steps)
+	if err == nil {
+		SetCondition(obj, ready, metav1.ConditionTrue, readyReason, remarks)
+	}
+	return settle(ctx, c, before, obj, ready, err)
+}
+
+// Finalize runs the steps that must be done before an object goes, and lets it go when all are. Until then the
+// condition named ready says what it waits for.
+func Finalize[T Object](ctx context.Context, c client.Client, obj T, ready, finalizer string, steps ...Step[T]) (ctrl.Result, error) {
+	if !controllerutil.ContainsFinalizer(obj, finalizer) {
+		return ctrl.Result{}, nil
+	}
+	before := obj.DeepCopyObject().(T)
+	if _, err := inOrder(ctx, obj, steps); err != nil {
+		return settle(ctx, c, before, obj, ready, err)
+	}
+	return settle(ctx, c, obj, obj, ready, RemoveFinalizer(ctx, c, obj, finalizer))
+}
+
+func inOrder[T Object](ctx context.Context, obj T, steps []Step[T]) (remarks string, err error) {
 	for _, step := range steps {
-		if err = step(ctx, obj); errors.As(err, &remark) {
-			remarks, err = remark.text, nil
-		}
-		if err != nil {
-			break
+		err := step(ctx, obj)
+		var remark *remarked
+		if errors.As(err, &remark) {
+			remarks = remark.text
+		} else if err != nil {
+			return "", err
 		}
 	}
+	return remarks, nil
+}
+
+func settle[T Object](ctx context.Context, c client.Client, before, obj T, ready string, err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: conflictPause}, nil
 	}
 	result, reason, failure := Outcome(err)
-	if err == nil {
-		SetCondition(obj, ready, metav1.ConditionTrue, readyReason, remarks)
-	} else {
+	if err != nil {
 		SetCondition(obj, ready, metav1.ConditionFalse, reason, err.Error())
 	}
 	obj.SetObservedGeneration(obj.GetGeneration())
@@ -105,6 +126,9 @@ func PatchStatus[T Object](ctx context.Context, c client.Client, before, obj T) 
 	if equality.Semantic.DeepEqual(before, obj) {
 		return nil
 	}
+	before = before.DeepCopyObject().(T)
+	before.SetFinalizers(obj.GetFinalizers()) // A step may have added one.
+	before.SetResourceVersion(obj.GetResourceVersion())
 	patch := client.MergeFrom(before)
 	// Objects may differ in what is lost on the way, such as fractions of a second.
 	if data, err := patch.Data(obj); err != nil || string(data) == "{}" {
