@@ -44,10 +44,7 @@ func start(t *testing.T, config string) *instance {
 	if bin == "" {
 		t.Fatal("YUNFAN_ENGINE_BIN is not set: run `make build` and point it at bin/engine/yunfan-engine")
 	}
-	data, err := os.MkdirTemp("", "yunfan-engine-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := t.TempDir()
 	i := &instance{t: t, bin: bin, data: data}
 	file := filepath.Join(data, "wish.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
@@ -236,56 +233,59 @@ spec:
     spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 64Mi}}}
 `
 
+// step runs a subtest, unless an earlier one failed: the rest would only repeat its failure.
+func (i *instance) step(name string, f func()) {
+	i.t.Helper()
+	if i.t.Failed() {
+		return
+	}
+	outer := i.t
+	defer func() { i.t = outer }()
+	outer.Run(name, func(t *testing.T) {
+		i.t = t
+		f()
+	})
+}
+
 // TestInstance walks one instance through its life. The steps build on each other, in this order.
 func TestInstance(t *testing.T) {
 	i := start(t, fmt.Sprintf(twoClusters, "e2e-life"))
-	step := func(name string, f func(*testing.T)) {
-		if t.Failed() {
-			return
-		}
-		t.Run(name, func(t *testing.T) {
-			outer := i.t
-			i.t = t
-			defer func() { i.t = outer }()
-			f(t)
-		})
-	}
-	step("up again changes nothing", i.testUpAgain)
-	step("a workload runs with logs, exec, DNS, metrics and a volume", i.testWorkload)
-	step("every process killed comes back", i.testKillEach)
-	step("the daemon killed is replaced and adopts", i.testDaemonKilled)
-	step("isolate a cluster", i.testIsolateCluster)
-	step("isolate a node", i.testIsolateNode)
-	step("freeze a cluster", i.testFreezeCluster)
-	step("freeze a process", i.testFreezeProcess)
-	step("stop and start a cluster", i.testStopCluster)
-	step("CLU-07 add and remove a node", i.testNodes)
-	step("add and remove a cluster", i.testClusters)
-	step("reboot", i.testReboot)
+	i.step("up again changes nothing", i.testUpAgain)
+	i.step("a workload runs with logs, exec, DNS, metrics and a volume", i.testWorkload)
+	i.step("every process killed comes back", i.testKillEach)
+	i.step("the daemon killed is replaced and adopts", i.testDaemonKilled)
+	i.step("isolate a cluster", i.testIsolateCluster)
+	i.step("isolate a node", i.testIsolateNode)
+	i.step("freeze a cluster", i.testFreezeCluster)
+	i.step("freeze a process", i.testFreezeProcess)
+	i.step("stop and start a cluster", i.testStopCluster)
+	i.step("CLU-07 add and remove a node", i.testNodes)
+	i.step("add and remove a cluster", i.testClusters)
+	i.step("reboot", i.testReboot)
 }
 
-func (i *instance) testUpAgain(t *testing.T) {
+func (i *instance) testUpAgain() {
 	before := i.status()
 	i.run("up")
 	after := i.status()
 	for n, p := range before.Processes {
 		if q := after.Processes[n]; p.Target != q.Target || p.PID != q.PID {
-			t.Errorf("%s had pid %d, now %s has %d", p.Target, p.PID, q.Target, q.PID)
+			i.t.Errorf("%s had pid %d, now %s has %d", p.Target, p.PID, q.Target, q.PID)
 		}
 	}
 	for _, c := range after.Clusters {
 		info, err := os.Stat(c.Kubeconfig)
 		if err != nil {
-			t.Fatal(err)
+			i.t.Fatal(err)
 		}
 		if info.Mode().Perm() != 0o600 {
-			t.Errorf("%s has mode %s, want 0600", c.Kubeconfig, info.Mode())
+			i.t.Errorf("%s has mode %s, want 0600", c.Kubeconfig, info.Mode())
 		}
 	}
 }
 
-func (i *instance) testWorkload(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testWorkload() {
+	g := NewWithT(i.t)
 	i.kubectl("north", keeper, "apply", "-f", "-")
 	g.Eventually(func() error {
 		_, err := i.tryKubectl("north", "", "wait", "--for=condition=Ready", "pod/keep-0", "--timeout=60s")
@@ -304,24 +304,21 @@ func (i *instance) testWorkload(t *testing.T) {
 	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "udp", server+":53")
 	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(i.t.Context(), 10*time.Second)
 	defer cancel()
 	for name, want := range map[string]string{"kubernetes.default.svc.cluster.local.": topology.ServiceAPI, "registry.yunfan.internal.": i.status().Gateway} {
 		g.Expect(resolver.LookupHost(ctx, name)).To(Equal([]string{want}))
 	}
 }
 
-func (i *instance) testKillEach(t *testing.T) {
+func (i *instance) testKillEach() {
 	for _, p := range i.status().Processes {
 		if strings.HasPrefix(p.Target, "south") || p.State != supervisor.Ready { // one member is enough
 			continue
 		}
-		t.Run(p.Target, func(t *testing.T) {
-			outer := i.t
-			i.t = t
-			defer func() { i.t = outer }()
+		i.step(p.Target, func() {
 			i.run("kill", p.Target)
-			NewWithT(t).Eventually(func() bool {
+			NewWithT(i.t).Eventually(func() bool {
 				now := i.process(p.Target)
 				return now.State == supervisor.Ready && now.PID != p.PID && now.PID != 0
 			}).WithTimeout(patience).WithPolling(100 * time.Millisecond).Should(BeTrue())
@@ -331,8 +328,8 @@ func (i *instance) testKillEach(t *testing.T) {
 	i.kubectl("north", "", "wait", "--for=condition=Ready", "pod/keep-0", "--timeout=60s")
 }
 
-func (i *instance) testDaemonKilled(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testDaemonKilled() {
+	g := NewWithT(i.t)
 	before := i.process("north/north-1")
 	i.killDaemon()
 	g.Expect(i.kubectl("north", "", "get", "--raw", "/readyz")).To(Equal("ok"), "clusters need no daemon")
@@ -358,8 +355,8 @@ func (i *instance) killDaemon() {
 	i.t.Fatal("no daemon found")
 }
 
-func (i *instance) testIsolateCluster(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testIsolateCluster() {
+	g := NewWithT(i.t)
 	i.run("isolate", "north")
 	g.Expect(i.cluster("north").State).To(Equal(daemon.Isolated))
 	_, err := i.dial("north")
@@ -372,8 +369,8 @@ func (i *instance) testIsolateCluster(t *testing.T) {
 	g.Expect(i.kubectl("north", "", "get", "pod", "keep-0", "-o", "jsonpath={.status.phase}")).To(Equal("Running"))
 }
 
-func (i *instance) testIsolateNode(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testIsolateNode() {
+	g := NewWithT(i.t)
 	i.run("isolate", "north/north-2")
 	g.Eventually(func() string {
 		return i.kubectl("north", "", "get", "node", "north-2", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
@@ -382,8 +379,8 @@ func (i *instance) testIsolateNode(t *testing.T) {
 	i.eventuallyReady()
 }
 
-func (i *instance) testFreezeCluster(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testFreezeCluster() {
+	g := NewWithT(i.t)
 	i.run("freeze", "north")
 	g.Expect(i.cluster("north").State).To(Equal(daemon.Frozen))
 	conn, err := i.dial("north")
@@ -399,8 +396,8 @@ func (i *instance) testFreezeCluster(t *testing.T) {
 	i.eventuallyReady()
 }
 
-func (i *instance) testFreezeProcess(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testFreezeProcess() {
+	g := NewWithT(i.t)
 	i.run("freeze", "north/kube-apiserver")
 	g.Expect(i.process("north/kube-apiserver").State).To(Equal(supervisor.Frozen))
 	g.Expect(i.cluster("north").State).NotTo(Equal(daemon.Ready))
@@ -408,8 +405,8 @@ func (i *instance) testFreezeProcess(t *testing.T) {
 	i.eventuallyReady()
 }
 
-func (i *instance) testStopCluster(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testStopCluster() {
+	g := NewWithT(i.t)
 	i.run("stop", "north")
 	g.Expect(i.cluster("north").State).To(Equal(daemon.Stopped))
 	g.Expect(i.process("north/north-1").PID).To(BeZero())
@@ -418,8 +415,8 @@ func (i *instance) testStopCluster(t *testing.T) {
 	i.kubectl("north", "", "wait", "--for=condition=Ready", "pod/keep-0", "--timeout=60s")
 }
 
-func (i *instance) testNodes(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testNodes() {
+	g := NewWithT(i.t)
 	name := strings.TrimSpace(i.run("node", "add", "south"))
 	g.Expect(name).To(Equal("south-2"))
 	g.Expect(i.kubectl("south", "", "get", "nodes", "-o", "name")).To(Equal("node/south-1\nnode/south-2"))
@@ -433,8 +430,8 @@ func (i *instance) testNodes(t *testing.T) {
 	i.eventuallyReady()
 }
 
-func (i *instance) testClusters(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testClusters() {
+	g := NewWithT(i.t)
 	i.run("cluster", "add", "west", "--nodes", "1")
 	g.Expect(i.cluster("west").State).To(Equal(daemon.Ready))
 	g.Expect(i.kubectl("west", "", "get", "nodes", "-o", "name")).To(Equal("node/west-1"))
@@ -447,8 +444,8 @@ func (i *instance) testClusters(t *testing.T) {
 }
 
 // testReboot kills everything at once and wipes what a reboot would wipe.
-func (i *instance) testReboot(t *testing.T) {
-	g := NewWithT(t)
+func (i *instance) testReboot() {
+	g := NewWithT(i.t)
 	i.kubectl("north", "", "create", "configmap", "remember", "--from-literal=word=cloud")
 	marks, err := filepath.Glob(filepath.Join(i.data, "clusters/north/nodes/*/volumes/*/pid"))
 	g.Expect(err).NotTo(HaveOccurred())
@@ -522,6 +519,7 @@ func TestServices(t *testing.T) {
 	g := NewWithT(t)
 	i := start(t, `
 name: e2e-services
+egress: true
 clusters: [{name: hub, nodes: 0}]
 services:
 - {name: late, needs: [hub], env: ["WHERE=${data} ${gateway}"], command: [sh, -c, 'echo "$WHERE"; exec sleep infinity']}
@@ -529,6 +527,10 @@ services:
 	p := i.process("services/late/late")
 	g.Expect(p.State).To(Equal(supervisor.Ready))
 	g.Expect(supervisor.Tail(p.Log, 1)).To(Equal([]string{i.data + " " + i.status().Gateway}))
+	state, err := topology.LoadState(topology.Paths{Data: i.data}.State())
+	g.Expect(err).NotTo(HaveOccurred())
+	rules, err := exec.Command("nft", "list", "table", "ip", fmt.Sprintf("yunfan%d", state.Index)).CombinedOutput()
+	g.Expect(string(rules), err).To(ContainSubstring("masquerade"), "egress was asked for")
 	i.run("kill", "services/late/late")
 	g.Eventually(func() int { return i.process("services/late/late").Restarts }).WithTimeout(patience).Should(Equal(1))
 

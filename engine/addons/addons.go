@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"text/template"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -124,11 +125,15 @@ func Apply(ctx context.Context, client dynamic.Interface, objects []*unstructure
 	return nil
 }
 
-var deployments = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
+var (
+	deployments = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
+	pods        = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+)
 
-// Unavailable names the deployments among the objects that have no available replica yet. Metrics are not waited for:
-// they need a full collection period after everything else runs.
-func Unavailable(ctx context.Context, client dynamic.Interface, objects []*unstructured.Unstructured) ([]string, error) {
+// Unavailable names the deployments among the objects that are not available, and their pods that have not been
+// started since their node was: right after a restart the cluster still believes what it knew before. Metrics are not
+// waited for: they need a full collection period after everything else runs.
+func Unavailable(ctx context.Context, client dynamic.Interface, objects []*unstructured.Unstructured, since map[string]time.Time) ([]string, error) {
 	var out []string
 	for _, o := range objects {
 		if o.GetKind() != "Deployment" || o.GetName() == "metrics-server" {
@@ -138,9 +143,31 @@ func Unavailable(ctx context.Context, client dynamic.Interface, objects []*unstr
 		if err != nil {
 			return nil, fmt.Errorf("reading addon %s: %w", o.GetName(), err)
 		}
-		if n, _, _ := unstructured.NestedInt64(live.Object, "status", "availableReplicas"); n == 0 {
+		labels, _, _ := unstructured.NestedStringMap(live.Object, "spec", "selector", "matchLabels")
+		list, err := client.Resource(pods).Namespace(o.GetNamespace()).List(ctx, metav1.ListOptions{LabelSelector: labelSelector(labels)})
+		if err != nil {
+			return nil, fmt.Errorf("reading pods of addon %s: %w", o.GetName(), err)
+		}
+		n, _, _ := unstructured.NestedInt64(live.Object, "status", "availableReplicas")
+		if n == 0 || slices.ContainsFunc(list.Items, func(p unstructured.Unstructured) bool { return stale(p, since) }) {
 			out = append(out, o.GetName())
 		}
 	}
 	return out, nil
+}
+
+func labelSelector(labels map[string]string) string {
+	return metav1.FormatLabelSelector(&metav1.LabelSelector{MatchLabels: labels})
+}
+
+// stale tells whether a container of the pod is reported as running since before the start of its node.
+func stale(pod unstructured.Unstructured, since map[string]time.Time) bool {
+	node, _, _ := unstructured.NestedString(pod.Object, "spec", "nodeName")
+	containers, _, _ := unstructured.NestedSlice(pod.Object, "status", "containerStatuses")
+	return slices.ContainsFunc(containers, func(entry any) bool {
+		container, _ := entry.(map[string]any)
+		text, found, _ := unstructured.NestedString(container, "state", "running", "startedAt")
+		started, err := time.Parse(time.RFC3339, text)
+		return found && err == nil && started.Before(since[node])
+	})
 }

@@ -40,7 +40,7 @@ func Detect() (Hierarchies, error) {
 
 // parse understands lines such as
 //
-//	30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
+//	30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup none rw,cpu,cpuacct
 func parse(mountinfo io.Reader) (Hierarchies, error) {
 	h := Hierarchies{V1: map[string]string{}}
 	unified := ""
@@ -77,7 +77,7 @@ func parse(mountinfo io.Reader) (Hierarchies, error) {
 // controllers picks the controller names out of the options of a v1 mount.
 func controllers(options string) string {
 	var set []string
-	for _, o := range strings.Split(options, ",") {
+	for o := range strings.SplitSeq(options, ",") {
 		switch o {
 		case "rw", "ro", "relatime", "noatime", "clone_children", "xattr", "nosuid", "nodev", "noexec", "noprefix", "release_agent", "seclabel":
 		default:
@@ -130,7 +130,7 @@ func (g Group) Join(pid int) error {
 // makeV1 creates the path level by level, because a cpuset is unusable until it has cpus and memory nodes.
 func (g Group) makeV1(set, mount string) error {
 	dir := mount
-	for _, part := range strings.Split(g.Path, "/") {
+	for part := range strings.SplitSeq(g.Path, "/") {
 		parent := dir
 		dir = filepath.Join(dir, part)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -158,7 +158,7 @@ func (g Group) makeV1(set, mount string) error {
 // makeV2 hands every controller down to the group, level by level.
 func (g Group) makeV2() error {
 	dir := g.V2
-	for _, part := range strings.Split(g.Path, "/") {
+	for part := range strings.SplitSeq(g.Path, "/") {
 		if err := Delegate(dir); err != nil {
 			return err
 		}
@@ -177,7 +177,7 @@ func Delegate(dir string) error {
 	if err != nil {
 		return fmt.Errorf("delegating cgroup controllers: %w", err)
 	}
-	for _, controller := range strings.Fields(string(data)) {
+	for controller := range strings.FieldsSeq(string(data)) {
 		_ = write(filepath.Join(dir, "cgroup.subtree_control"), "+"+controller)
 	}
 	return nil
@@ -234,18 +234,14 @@ func (g Group) Kill() {
 		return
 	}
 	for _, dir := range g.dirs() {
-		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.Name() != "cgroup.procs" {
-				return nil
-			}
-			data, _ := os.ReadFile(path)
-			for _, field := range strings.Fields(string(data)) {
+		for _, sub := range tree(dir) {
+			data, _ := os.ReadFile(filepath.Join(sub, "cgroup.procs")) // gone meanwhile: nothing to kill
+			for field := range strings.FieldsSeq(string(data)) {
 				if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
 					_ = unix.Kill(pid, unix.SIGKILL)
 				}
 			}
-			return nil
-		})
+		}
 	}
 }
 
@@ -267,15 +263,8 @@ func (g Group) Remove(ctx context.Context) error {
 
 func removeTree(ctx context.Context, root string) error {
 	for {
-		var dirs []string
-		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return nil
-		})
 		var last error
-		for _, dir := range slices.Backward(dirs) {
+		for _, dir := range slices.Backward(tree(root)) {
 			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				last = fmt.Errorf("removing cgroup %s: %w", dir, err)
 			}
@@ -289,6 +278,18 @@ func removeTree(ctx context.Context, root string) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// tree lists a cgroup and all below it, parents first. Groups that disappear meanwhile are left out.
+func tree(root string) []string {
+	var dirs []string
+	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	return dirs
 }
 
 // write does not create: cgroup files exist or the kernel lacks the feature.

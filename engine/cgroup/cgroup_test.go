@@ -16,21 +16,21 @@ func TestParse(t *testing.T) {
 		want      Hierarchies
 	}{
 		"V1": {"Every controller set has its own mount", `
-30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
-31 24 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
-32 24 0:28 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset,clone_children`,
+30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup none rw,cpu,cpuacct
+31 24 0:27 / /sys/fs/cgroup/systemd rw - cgroup none rw,xattr,name=systemd
+32 24 0:28 / /sys/fs/cgroup/cpuset rw - cgroup none rw,cpuset,clone_children`,
 			Hierarchies{V1: map[string]string{"cpu,cpuacct": "/sys/fs/cgroup/cpu,cpuacct", "name=systemd": "/sys/fs/cgroup/systemd", "cpuset": "/sys/fs/cgroup/cpuset"}}},
 		"Hybrid": {"A unified mount beside v1 controllers has none itself", `
-30 24 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
-31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw`,
+30 24 0:26 / /sys/fs/cgroup/memory rw - cgroup none rw,memory
+31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 none rw`,
 			Hierarchies{V1: map[string]string{"memory": "/sys/fs/cgroup/memory"}}},
 		"V2": {"A pure unified machine", `
-30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot`,
+30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 none rw,nsdelegate,memory_recursiveprot`,
 			Hierarchies{V1: map[string]string{}, V2: "/sys/fs/cgroup"}},
 		"Elsewhere": {"A bind of one group and a second mount are not the hierarchy", `
-30 24 0:26 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
-31 24 0:26 /x /mnt/x rw - cgroup cgroup rw,pids
-32 24 0:26 / /mnt/y rw - cgroup cgroup rw,pids`,
+30 24 0:26 / /sys/fs/cgroup/pids rw - cgroup none rw,pids
+31 24 0:26 /x /mnt/x rw - cgroup none rw,pids
+32 24 0:26 / /mnt/y rw - cgroup none rw,pids`,
 			Hierarchies{V1: map[string]string{"pids": "/sys/fs/cgroup/pids"}}},
 	}
 	for name, tc := range cases {

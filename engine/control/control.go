@@ -30,11 +30,11 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("opening socket: %w", err)
 	}
 	defer release()
-	l, err := net.Listen("unix", short)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: short})
 	if err != nil {
 		return nil, fmt.Errorf("opening socket %s: %w", path, err)
 	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.SetUnlinkOnClose(false) // the short name is gone by then
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening socket: %w", err), l.Close())
 	}

@@ -39,7 +39,7 @@ type Config struct {
 
 // Endpoint is the URL of the API server.
 func (c Config) Endpoint() string {
-	return fmt.Sprintf("https://%s:6443", c.Plan.ControlPlane(c.Cluster.Slot))
+	return c.Plan.Endpoint(c.Cluster.Slot)
 }
 
 func (c Config) store() pki.Store { return pki.Store{Dir: c.Paths.PKI(c.Cluster.Name)} }

@@ -25,6 +25,7 @@ const askTimeout = 2 * time.Second
 // cluster is the daemon's view of a cluster through its API.
 type cluster struct {
 	kubeconfig string
+	stop       context.CancelFunc // ends equip
 
 	mu      sync.Mutex
 	client  *dynamic.DynamicClient
@@ -101,7 +102,7 @@ func (c *cluster) observe(ctx context.Context, want []NodeStatus) string {
 	}
 	var missing []string
 	for i := range want {
-		want[i].State, want[i].Message = nodeState(list.Items, want[i].Name)
+		want[i].State, want[i].Message = nodeState(list.Items, want[i])
 		if want[i].State != Ready {
 			missing = append(missing, want[i].Name)
 		}
@@ -109,10 +110,10 @@ func (c *cluster) observe(ctx context.Context, want []NodeStatus) string {
 	if len(missing) > 0 {
 		return "waiting for node " + strings.Join(missing, ", ")
 	}
-	return c.observeAddons(ctx, client)
+	return c.observeAddons(ctx, client, want)
 }
 
-func (c *cluster) observeAddons(ctx context.Context, client dynamic.Interface) string {
+func (c *cluster) observeAddons(ctx context.Context, client dynamic.Interface, want []NodeStatus) string {
 	c.mu.Lock()
 	objects, err := c.objects, c.addons
 	c.mu.Unlock()
@@ -122,7 +123,11 @@ func (c *cluster) observeAddons(ctx context.Context, client dynamic.Interface) s
 	if objects == nil {
 		return "waiting for addons to be applied"
 	}
-	missing, err := addons.Unavailable(ctx, client, objects)
+	since := map[string]time.Time{}
+	for _, n := range want {
+		since[n.Name] = n.since
+	}
+	missing, err := addons.Unavailable(ctx, client, objects, since)
 	if err != nil {
 		return err.Error()
 	}
@@ -135,19 +140,26 @@ func (c *cluster) observeAddons(ctx context.Context, client dynamic.Interface) s
 	return ""
 }
 
-func nodeState(items []unstructured.Unstructured, name string) (state, message string) {
+// nodeState reads the Ready condition. One from before the node's unit was started says nothing.
+func nodeState(items []unstructured.Unstructured, want NodeStatus) (state, message string) {
 	for _, n := range items {
-		if n.GetName() != name {
+		if n.GetName() != want.Name {
 			continue
 		}
 		conditions, _, _ := unstructured.NestedSlice(n.Object, "status", "conditions")
 		for _, entry := range conditions {
-			if condition, ok := entry.(map[string]any); ok && condition["type"] == "Ready" {
-				if condition["status"] == "True" {
-					return Ready, ""
-				}
-				return NotReady, fmt.Sprint(condition["message"])
+			condition, ok := entry.(map[string]any)
+			if !ok || condition["type"] != "Ready" {
+				continue
 			}
+			beat, err := time.Parse(time.RFC3339, fmt.Sprint(condition["lastHeartbeatTime"]))
+			switch {
+			case condition["status"] != "True":
+				return NotReady, fmt.Sprint(condition["message"])
+			case err != nil || beat.Before(want.since):
+				return Starting, "no heartbeat since it was started"
+			}
+			return Ready, ""
 		}
 		return Starting, "no condition reported yet"
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"yunfan.io/engine/control"
@@ -30,6 +31,7 @@ const changeTimeout = 60 * time.Second
 func (d *Daemon) handler(quit func()) http.Handler {
 	mux := http.NewServeMux()
 	control.Handle(mux, "/status", func(ctx context.Context, _ nothing) (Status, error) { return d.Status(ctx), nil })
+	control.Handle(mux, "/ping", func(context.Context, nothing) (nothing, error) { return nothing{}, nil })
 	control.Handle(mux, "/up", func(ctx context.Context, _ nothing) (nothing, error) { return nothing{}, d.reconcile(ctx) })
 	control.Handle(mux, "/drill", func(ctx context.Context, r DrillRequest) (nothing, error) {
 		return nothing{}, d.Drill(ctx, r.Verb, r.Target)
@@ -45,10 +47,21 @@ func (d *Daemon) handler(quit func()) http.Handler {
 	return mux
 }
 
-// addNode adds a node and returns its name; it becomes Ready in the background.
-func (d *Daemon) addNode(_ context.Context, r NodeRequest) (string, error) {
+// beginChange lets one change happen at a time. What has begun is finished even if the caller goes away, but not
+// for ever.
+func (d *Daemon) beginChange(ctx context.Context) (context.Context, func()) {
 	d.change.Lock()
-	defer d.change.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
+	return ctx, func() {
+		cancel()
+		d.change.Unlock()
+	}
+}
+
+// addNode adds a node and returns its name; it becomes Ready in the background.
+func (d *Daemon) addNode(ctx context.Context, r NodeRequest) (string, error) {
+	ctx, done := d.beginChange(ctx)
+	defer done()
 	d.mu.Lock()
 	c := d.state.Cluster(r.Cluster)
 	if c == nil {
@@ -65,8 +78,6 @@ func (d *Daemon) addNode(_ context.Context, r NodeRequest) (string, error) {
 		return "", err
 	}
 	if first { // a hub has no scheduler and few controllers: its control plane starts anew as a full one
-		ctx, cancel := context.WithTimeout(d.ctx, changeTimeout)
-		defer cancel()
 		d.mu.Lock()
 		u := d.units[c.Name+"/"+topology.ControlPlane]
 		d.mu.Unlock()
@@ -74,19 +85,16 @@ func (d *Daemon) addNode(_ context.Context, r NodeRequest) (string, error) {
 			return "", fmt.Errorf("adding a node: %w", err)
 		}
 	}
-	if err := d.ensureCluster(c); err != nil {
+	if err := d.ensureCluster(ctx, c); err != nil {
 		return "", fmt.Errorf("adding a node: %w", err)
 	}
 	return n.Name, d.refreshRoutes()
 }
 
 // removeNode ends a node, forgets it in its cluster and deletes its data, volumes included.
-func (d *Daemon) removeNode(_ context.Context, r NodeRequest) (nothing, error) {
-	d.change.Lock()
-	defer d.change.Unlock()
-	// Not the caller's context: what has begun is finished even if the caller goes away.
-	ctx, cancel := context.WithTimeout(d.ctx, changeTimeout)
-	defer cancel()
+func (d *Daemon) removeNode(ctx context.Context, r NodeRequest) (nothing, error) {
+	ctx, done := d.beginChange(ctx)
+	defer done()
 	d.mu.Lock()
 	c := d.state.Cluster(r.Cluster)
 	name := r.Cluster + "/" + r.Node
@@ -113,12 +121,12 @@ func (d *Daemon) removeNode(_ context.Context, r NodeRequest) (nothing, error) {
 }
 
 // addCluster adds a cluster; it becomes Ready in the background.
-func (d *Daemon) addCluster(_ context.Context, r ClusterRequest) (nothing, error) {
-	d.change.Lock()
-	defer d.change.Unlock()
+func (d *Daemon) addCluster(ctx context.Context, r ClusterRequest) (nothing, error) {
+	ctx, done := d.beginChange(ctx)
+	defer done()
 	d.mu.Lock()
 	wish := *d.topology
-	wish.Clusters = append(wish.Clusters[:len(wish.Clusters):len(wish.Clusters)], topology.Cluster{Name: r.Name, Nodes: r.Nodes})
+	wish.Clusters = append(slices.Clip(wish.Clusters), topology.Cluster{Name: r.Name, Nodes: r.Nodes})
 	err := wish.Validate()
 	if err == nil {
 		_, err = d.state.Merge(&wish)
@@ -131,18 +139,16 @@ func (d *Daemon) addCluster(_ context.Context, r ClusterRequest) (nothing, error
 	if err := d.save(); err != nil {
 		return nothing{}, err
 	}
-	if err := d.ensureCluster(c); err != nil {
+	if err := d.ensureCluster(ctx, c); err != nil {
 		return nothing{}, fmt.Errorf("adding cluster %s: %w", r.Name, err)
 	}
 	return nothing{}, d.refreshRoutes()
 }
 
 // removeCluster ends a cluster and deletes all its data.
-func (d *Daemon) removeCluster(_ context.Context, r ClusterRequest) (nothing, error) {
-	d.change.Lock()
-	defer d.change.Unlock()
-	ctx, cancel := context.WithTimeout(d.ctx, changeTimeout)
-	defer cancel()
+func (d *Daemon) removeCluster(ctx context.Context, r ClusterRequest) (nothing, error) {
+	ctx, done := d.beginChange(ctx)
+	defer done()
 	d.mu.Lock()
 	c := d.state.Cluster(r.Name)
 	if c == nil {
@@ -150,11 +156,9 @@ func (d *Daemon) removeCluster(_ context.Context, r ClusterRequest) (nothing, er
 		return nothing{}, fmt.Errorf("removing a cluster: no cluster %q here", r.Name)
 	}
 	for _, s := range d.topology.Services {
-		for _, need := range s.Needs {
-			if need == r.Name {
-				d.mu.Unlock()
-				return nothing{}, fmt.Errorf("removing cluster %s: service %s needs it: change engine.yaml first", r.Name, s.Name)
-			}
+		if slices.Contains(s.Needs, r.Name) {
+			d.mu.Unlock()
+			return nothing{}, fmt.Errorf("removing cluster %s: service %s needs it: change engine.yaml first", r.Name, s.Name)
 		}
 	}
 	var units []*unit
@@ -170,6 +174,7 @@ func (d *Daemon) removeCluster(_ context.Context, r ClusterRequest) (nothing, er
 	}
 	d.mu.Lock()
 	d.state.RemoveCluster(r.Name)
+	d.clusters[r.Name].stop()
 	delete(d.clusters, r.Name)
 	delete(d.drills, r.Name)
 	d.mu.Unlock()

@@ -44,8 +44,7 @@ type Daemon struct {
 	cgroups  cgroup.Hierarchies
 
 	log *slog.Logger
-	ctx context.Context // of the daemon's life
-	wg  sync.WaitGroup
+	wg  sync.WaitGroup // of everything that runs until the daemon quits
 
 	change   sync.Mutex // held while topology or drills change, one command at a time
 	mu       sync.Mutex // guards what follows, held briefly
@@ -87,7 +86,7 @@ func Run(ctx context.Context, paths topology.Paths, programs topology.Programs) 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d.ctx = ctx
+	defer d.quit()
 	if err := d.begin(ctx); err != nil {
 		return err
 	}
@@ -98,9 +97,20 @@ func Run(ctx context.Context, paths topology.Paths, programs topology.Programs) 
 	d.log.Info("instance runs", "name", d.state.Name, "range", d.state.Plan().Range())
 	err = control.Serve(ctx, listener, d.handler(cancel))
 	d.log.Info("daemon quits, units go on")
-	cancel()
-	d.wg.Wait()
 	return err
+}
+
+// quit ends all goroutines. Units go on.
+func (d *Daemon) quit() {
+	d.mu.Lock()
+	for _, u := range d.units {
+		u.stop()
+	}
+	for _, c := range d.clusters {
+		c.stop()
+	}
+	d.mu.Unlock()
+	d.wg.Wait()
 }
 
 // begin finds or makes the instance's addresses and starts all units.
@@ -194,7 +204,7 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		return err
 	}
 	for _, c := range state.Clusters {
-		if err := d.ensureCluster(c); err != nil {
+		if err := d.ensureCluster(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -202,7 +212,7 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 }
 
 // ensureCluster starts what is missing of a cluster.
-func (d *Daemon) ensureCluster(c *topology.ClusterState) error {
+func (d *Daemon) ensureCluster(ctx context.Context, c *topology.ClusterState) error {
 	if err := d.net.EnsureCluster(c.Slot); err != nil {
 		return err
 	}
@@ -213,27 +223,27 @@ func (d *Daemon) ensureCluster(c *topology.ClusterState) error {
 	d.mu.Lock()
 	cl := d.clusters[c.Name]
 	if cl == nil {
-		cl = &cluster{kubeconfig: d.paths.Kubeconfig(c.Name)}
+		cl = &cluster{kubeconfig: d.paths.Kubeconfig(c.Name), stop: func() {}}
 		d.clusters[c.Name] = cl
 	}
 	d.mu.Unlock()
-	d.ensureUnit(&unit{
+	d.ensureUnit(ctx, &unit{
 		name:  c.Name + "/" + topology.ControlPlane,
 		build: func() (*sandbox.Spec, error) { return cp.Spec(), nil },
 		port:  &network.Port{Slot: c.Slot},
 	})
 	for _, n := range c.Nodes {
-		d.ensureUnit(&unit{
+		d.ensureUnit(ctx, &unit{
 			name:  c.Name + "/" + n.Name,
 			build: func() (*sandbox.Spec, error) { return d.nodeSpec(c, n) },
 			port:  &network.Port{Slot: c.Slot, Number: n.Index + 1},
 		})
 	}
-	return d.equip(c, cl)
+	return d.equip(ctx, c, cl)
 }
 
-// equip has the addons applied in the background.
-func (d *Daemon) equip(c *topology.ClusterState, cl *cluster) error {
+// equip has the addons applied in the background, instead of those it was to have before.
+func (d *Daemon) equip(ctx context.Context, c *topology.ClusterState, cl *cluster) error {
 	values := addons.Values{Gateway: d.net.Gateway().String(), RegistryHost: node.RegistryHost, DNS: d.topology.DNS,
 		ServiceDNS: topology.ServiceDNS, Domain: topology.Domain}
 	if err := values.ReadCertificates(pki.Store{Dir: d.paths.PKI(c.Name)}); err != nil {
@@ -243,7 +253,11 @@ func (d *Daemon) equip(c *topology.ClusterState, cl *cluster) error {
 	if err != nil {
 		return err
 	}
-	d.wg.Go(func() { cl.equip(d.ctx, objects) })
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	cl.stop()
+	ctx, cl.stop = context.WithCancel(context.WithoutCancel(ctx))
+	d.wg.Go(func() { cl.equip(ctx, objects) })
 	return nil
 }
 
@@ -275,8 +289,9 @@ func (d *Daemon) nodeSpec(c *topology.ClusterState, n *topology.NodeState) (*san
 	return config.Spec(), nil
 }
 
-// ensureUnit starts a unit that is not known yet and makes a known one wanted again.
-func (d *Daemon) ensureUnit(made *unit) {
+// ensureUnit starts a unit that is not known yet and makes a known one wanted again. It is kept until the daemon
+// quits or the unit is retired, whatever becomes of the request that asked for it.
+func (d *Daemon) ensureUnit(ctx context.Context, made *unit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if known := d.units[made.name]; known != nil {
@@ -293,8 +308,7 @@ func (d *Daemon) ensureUnit(made *unit) {
 			return d.net.SetRoutes(pid, d.routes(made.port))
 		}
 	}
-	ctx, stop := context.WithCancel(d.ctx)
-	made.stop = stop
+	ctx, made.stop = context.WithCancel(context.WithoutCancel(ctx))
 	d.units[made.name] = made
 	d.wg.Go(func() { made.keep(ctx) })
 }
@@ -375,16 +389,16 @@ func (d *Daemon) ensureServices(ctx context.Context, t *topology.Topology) error
 		d.mu.Unlock()
 	}
 	for name, s := range wanted {
-		d.ensureUnit(&unit{name: name,
+		d.ensureUnit(ctx, &unit{name: name,
 			build: func() (*sandbox.Spec, error) { return d.serviceSpec(name, s), nil },
 			gate:  func(ctx context.Context) error { return d.awaitClusters(ctx, s.Needs) },
 		})
 	}
-	return d.forgetServices(wanted)
+	return d.forgetServices(ctx, wanted)
 }
 
 // forgetServices ends units of services that left the topology while no daemon ran.
-func (d *Daemon) forgetServices(wanted map[string]topology.Service) error {
+func (d *Daemon) forgetServices(ctx context.Context, wanted map[string]topology.Service) error {
 	entries, err := os.ReadDir(filepath.Join(d.paths.Data, serviceUnits))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -398,7 +412,7 @@ func (d *Daemon) forgetServices(wanted map[string]topology.Service) error {
 		}
 		spec := &sandbox.Spec{Unit: serviceUnits + "/" + e.Name(), Dir: d.paths.Service(e.Name())}
 		if run := sandbox.Adopt(spec, nil); run != nil {
-			if err := run.Stop(d.ctx, stopGrace); err != nil {
+			if err := run.Stop(ctx, stopGrace); err != nil {
 				return err
 			}
 		}

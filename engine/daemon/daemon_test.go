@@ -84,7 +84,7 @@ func TestResolve(t *testing.T) {
 
 func TestCulprit(t *testing.T) {
 	p := func(target string, state supervisor.State, restarts int) ProcessStatus {
-		return ProcessStatus{target, supervisor.Status{State: state, Restarts: restarts}}
+		return ProcessStatus{supervisor.Status{State: state, Restarts: restarts}, target}
 	}
 	cases := map[string]struct {
 		reason    string
@@ -111,7 +111,7 @@ func TestCulprit(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	s := Status{State: Ready, Clusters: []ClusterStatus{{Name: "a", State: Ready}, {Name: "b", State: Ready}},
-		Processes: []ProcessStatus{{"a/etcd", supervisor.Status{State: supervisor.Ready}}, {"b/b-1/kubelet", supervisor.Status{State: supervisor.Starting}}}}
+		Processes: []ProcessStatus{{supervisor.Status{State: supervisor.Ready}, "a/etcd"}, {supervisor.Status{State: supervisor.Starting}, "b/b-1/kubelet"}}}
 	judge(&s)
 	got := []string{s.State, s.Clusters[0].State, s.Clusters[1].State}
 	if diff := cmp.Diff([]string{Starting, Ready, Starting}, got); diff != "" {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"yunfan.io/engine/supervisor"
 	"yunfan.io/engine/topology"
@@ -50,13 +51,16 @@ type NodeStatus struct {
 	PodCIDR string `json:"podCIDR"`
 	State   string `json:"state"`
 	Message string `json:"message,omitempty"`
+
+	since time.Time // when its unit was started; what the cluster knows from before does not count
 }
 
 // ProcessStatus is a supervised process. Target is its name in the drill commands; the first process of each unit
 // (CLUSTER/control-plane, CLUSTER/NODE, services/NAME) is listed too.
 type ProcessStatus struct {
-	Target string `json:"target"`
 	supervisor.Status
+
+	Target string `json:"target"`
 }
 
 // Status asks everything at once; what does not answer within two seconds is reported as such.
@@ -147,7 +151,7 @@ func (d *Daemon) clusterStatus(ctx context.Context, c *topology.ClusterState) Cl
 	s := ClusterStatus{Name: c.Name, Endpoint: d.controlPlane(c).Endpoint(), Kubeconfig: d.paths.Kubeconfig(c.Name),
 		PodCIDR: plan.ClusterPods(c.Slot).String(), State: Ready, Nodes: []NodeStatus{}}
 	for _, n := range c.Nodes {
-		s.Nodes = append(s.Nodes, NodeStatus{Name: n.Name, State: NotReady, IP: plan.Node(c.Slot, n.Index).String(), PodCIDR: plan.NodePods(c.Slot, n.Index).String()})
+		s.Nodes = append(s.Nodes, NodeStatus{Name: n.Name, State: NotReady, since: d.units[c.Name+"/"+n.Name].since(), IP: plan.Node(c.Slot, n.Index).String(), PodCIDR: plan.NodePods(c.Slot, n.Index).String()})
 	}
 	drill := d.drills.on(c.Name, topology.ControlPlane)
 	cluster := d.clusters[c.Name]

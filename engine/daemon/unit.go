@@ -170,6 +170,17 @@ func (u *unit) running() *sandbox.Running {
 	return u.run
 }
 
+// since tells when the running unit was started; zero, so that nothing is too old, for a unit that does not run.
+func (u *unit) since() time.Time {
+	if u == nil {
+		return time.Time{}
+	}
+	if run := u.running(); run != nil {
+		return run.Since.Truncate(time.Second) // as times are in the API
+	}
+	return time.Time{}
+}
+
 // end stops the unit until it is wanted again.
 func (u *unit) end(ctx context.Context, grace time.Duration) error {
 	u.want(false)
@@ -222,7 +233,7 @@ func (u *unit) target(process string) string {
 func (u *unit) status(ctx context.Context, frozen bool) []ProcessStatus {
 	u.mu.Lock()
 	run, spec := u.run, u.spec
-	out := []ProcessStatus{{u.name, u.state}}
+	out := []ProcessStatus{{u.state, u.name}}
 	u.mu.Unlock()
 	var processes []supervisor.Status
 	var err error
@@ -243,7 +254,7 @@ func (u *unit) status(ctx context.Context, frozen bool) []ProcessStatus {
 		}
 	}
 	for _, p := range processes {
-		out = append(out, ProcessStatus{u.target(p.Name), p})
+		out = append(out, ProcessStatus{p, u.target(p.Name)})
 	}
 	return out
 }

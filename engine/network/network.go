@@ -264,7 +264,7 @@ func (n Net) RemoveAll(ctx context.Context) error {
 	var errs []error
 	for _, l := range links {
 		name := l.Attrs().Name
-		if name == n.bridge() || len(name) > 3 && strings.HasPrefix(name, n.bridge()) && strings.Contains("cud", name[3:4]) {
+		if name == n.bridge() || len(name) > 3 && strings.HasPrefix(name, n.bridge()) && strings.ContainsAny(name[3:4], "cud") {
 			errs = append(errs, remove(name))
 		}
 	}
@@ -324,7 +324,7 @@ func inside(pid int, do func(*netlink.Handle) error) error {
 	if err != nil {
 		return fmt.Errorf("entering the network of process %d: %w", pid, err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	h, err := netlink.NewHandleAt(ns)
 	if err != nil {
 		return fmt.Errorf("entering the network of process %d: %w", pid, err)

@@ -5,6 +5,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 
@@ -55,17 +56,16 @@ func (c Config) file(name string) string {
 // Prepare makes certificates that are missing and writes all configuration anew.
 func (c Config) Prepare() error {
 	s, ip := c.store(), c.Plan.Node(c.Cluster.Slot, c.Node.Index).String()
-	endpoint := fmt.Sprintf("https://%s:6443", c.Plan.ControlPlane(c.Cluster.Slot))
 	user, serving := "kubelet-"+c.Node.Name, "kubelet-"+c.Node.Name+"-serving"
 	err := errors.Join(
 		s.Sign(pki.Request{Name: user, CA: "ca", CommonName: "system:node:" + c.Node.Name, Organization: []string{"system:nodes"}}),
 		s.Sign(pki.Request{Name: serving, CA: "ca", CommonName: "system:node:" + c.Node.Name, DNS: []string{c.Node.Name}, IPs: []string{ip}, ServerOnly: true}),
-		s.Kubeconfig(c.file("kubelet.kubeconfig"), c.Cluster.Name, endpoint, user),
-		s.Kubeconfig(c.file("kube-proxy.kubeconfig"), c.Cluster.Name, endpoint, "kube-proxy"))
+		s.Kubeconfig(c.file("kubelet.kubeconfig"), c.Cluster.Name, c.Plan.Endpoint(c.Cluster.Slot), user),
+		s.Kubeconfig(c.file("kube-proxy.kubeconfig"), c.Cluster.Name, c.Plan.Endpoint(c.Cluster.Slot), "kube-proxy"))
 	if err != nil {
 		return fmt.Errorf("preparing node %s: %w", c.Node.Name, err)
 	}
-	registry := fmt.Sprintf("http://%s:%d", c.Plan.Gateway(), RegistryPort)
+	registry := "http://" + netip.AddrPortFrom(c.Plan.Gateway(), RegistryPort).String()
 	files := map[string]string{
 		"containerd.toml":                         c.containerd(),
 		"certs.d/" + RegistryHost + "/hosts.toml": hosts(registry, registry),
@@ -86,15 +86,16 @@ func (c Config) Prepare() error {
 // Spec describes the unit.
 func (c Config) Spec() *sandbox.Spec {
 	dir, p := c.dir(), c.Programs
+	api := supervisor.Probe{URL: c.Plan.Endpoint(c.Cluster.Slot) + "/readyz", CA: c.store().Cert("ca")}
 	processes := []supervisor.Process{
 		{Name: Containerd, Command: []string{p.Path("containerd"), "--config=" + c.file("containerd.toml")},
 			Ready: supervisor.Probe{URL: "unix:///run/containerd/containerd.sock"}},
 		{Name: Images, Once: true, Needs: []string{Containerd},
 			Command: []string{p.Path("yunfan-engine"), "import-images", "--images=" + p.Images(), "--record=" + filepath.Join(dir, "images.json")}},
-		{Name: Kubelet, Needs: []string{Images}, Ready: supervisor.Probe{URL: "http://127.0.0.1:10248/healthz"},
+		{Name: Kubelet, Needs: []string{Images}, Gate: api, Ready: supervisor.Probe{URL: "http://127.0.0.1:10248/healthz"},
 			Command: []string{p.Path(Kubelet), "--config=" + c.file("kubelet.yaml"), "--kubeconfig=" + c.file("kubelet.kubeconfig"),
 				"--hostname-override=" + c.Node.Name, "--node-ip=" + c.Plan.Node(c.Cluster.Slot, c.Node.Index).String()}},
-		{Name: KubeProxy, Command: []string{p.Path(KubeProxy), "--config=" + c.file("kube-proxy.yaml")},
+		{Name: KubeProxy, Gate: api, Command: []string{p.Path(KubeProxy), "--config=" + c.file("kube-proxy.yaml")},
 			Ready: supervisor.Probe{URL: "http://127.0.0.1:10249/healthz"}},
 	}
 	for i := range processes {

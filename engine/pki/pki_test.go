@@ -66,20 +66,20 @@ func TestHandshake(t *testing.T) {
 
 func TestFilesAreKeptAndPrivate(t *testing.T) {
 	s := Store{filepath.Join(t.TempDir(), "pki")}
-	make := func() {
+	makeAll := func() {
 		must(t, s.CA("ca", "test"))
 		must(t, s.KeyPair("sa"))
 		must(t, s.Sign(Request{Name: "x", CA: "ca", CommonName: "x"}))
 		must(t, s.Kubeconfig(filepath.Join(s.Dir, "x.kubeconfig"), "c", "https://127.0.0.1", "x"))
 	}
-	make()
+	makeAll()
 	before := map[string]string{}
 	for _, file := range []string{s.Cert("ca"), s.Key("ca"), s.Key("sa"), s.Cert("x"), s.Key("x")} {
 		data, err := os.ReadFile(file)
 		must(t, err)
 		before[file] = string(data)
 	}
-	make()
+	makeAll()
 	for file, want := range before {
 		if data, err := os.ReadFile(file); err != nil || string(data) != want {
 			t.Errorf("%s was made anew: %v", file, err)

@@ -79,21 +79,32 @@ func run(path string) error {
 	served := make(chan error, 1)
 	go func() { served <- control.Serve(serving, listener, handler(s)) }()
 	go children.run(serving)
+	rest := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(rest)
+		terminateRest()
+	})
 	s.Run(ctx)
-	terminateRest()
+	<-rest
 	cancel()
 	return <-served
 }
 
-// terminateRest lets what is left in the unit, the containers of pods above all, end in order before the kernel
-// kills it.
+const restGrace = 3 * time.Second
+
+// terminateRest asks everything in the unit, the containers of pods above all, to end in order before the kernel
+// kills what is left.
 func terminateRest() {
 	_ = unix.Kill(-1, unix.SIGTERM)
-	for range 30 {
-		if unix.Kill(-1, 0) != nil {
+	for deadline := time.After(restGrace); ; {
+		if unix.Kill(-1, 0) != nil { // nobody is left
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
+		select {
+		case <-deadline:
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,8 +28,10 @@ type Running struct {
 	Group *cgroup.Group `json:"-"` // nil for services
 	PID   int           `json:"pid"`
 	// StartTime (clock ticks after boot) tells this process from a later one with the same id.
-	StartTime uint64        `json:"startTime"`
-	ended     chan struct{} // closed when a process we started ourselves has been waited for
+	StartTime uint64 `json:"startTime"`
+	// Since is when it was started, by the clock.
+	Since time.Time     `json:"since"`
+	ended chan struct{} // closed when a process we started ourselves has been waited for
 }
 
 // Launch starts a unit. connect wires its network, given its process id, before anything in it runs.
@@ -47,7 +50,7 @@ func Launch(spec *Spec, group *cgroup.Group, connect func(pid int) error) (*Runn
 	}
 	defer ready.Close()
 	defer goAhead.Close()
-	cmd := exec.Command(spec.Program, "init", spec.file())
+	cmd := exec.Command(spec.Program, "init", spec.file()) //nolint:noctx // it outlives the daemon
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{ready}
 	cmd.Dir = "/"
 	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWNS)
@@ -58,7 +61,7 @@ func Launch(spec *Spec, group *cgroup.Group, connect func(pid int) error) (*Runn
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", spec.Unit, err)
 	}
-	r := &Running{Spec: spec, Group: group, PID: cmd.Process.Pid, ended: make(chan struct{})}
+	r := &Running{Spec: spec, Group: group, PID: cmd.Process.Pid, Since: time.Now(), ended: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait() // why it ended is in its log
 		close(r.ended)
@@ -128,7 +131,7 @@ func (r *Running) Wait(ctx context.Context) bool {
 	if err != nil || !r.Alive() {
 		return true
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	for ctx.Err() == nil {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 500)
 		if n > 0 || (err != nil && !errors.Is(err, unix.EINTR)) {
@@ -185,7 +188,7 @@ func (r *Running) hostPIDs() map[int]int {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", r.PID))
 	for _, list := range lists {
 		data, _ := os.ReadFile(list)
-		for _, child := range strings.Fields(string(data)) {
+		for child := range strings.FieldsSeq(string(data)) {
 			status, _ := os.ReadFile("/proc/" + child + "/status")
 			for line := range strings.Lines(string(status)) {
 				ids, ok := strings.CutPrefix(line, "NSpid:")
@@ -210,7 +213,7 @@ func startTime(pid int) (uint64, error) {
 		return 0, fmt.Errorf("reading process %d: %w", pid, err)
 	}
 	// The second field, the name in brackets, may hold anything.
-	_, rest, _ := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
+	_, rest, _ := strings.Cut(string(data[bytes.LastIndexByte(data, ')')+1:]), " ")
 	fields := strings.Fields(rest)
 	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
 		return 0, fmt.Errorf("process %d is gone", pid)

@@ -21,7 +21,10 @@ type Process struct {
 	Env     []string `json:"env,omitempty"` // added to the supervisor's own environment
 	// Needs names processes that must be ready (or, with Once, done) before the first start.
 	Needs []string `json:"needs,omitempty"`
-	Ready Probe    `json:"ready,omitzero"`
+	// Gate must answer before each start. It is for things outside this supervisor: a client that starts before its
+	// server answers would retry with pauses that grow to half a minute.
+	Gate  Probe `json:"gate,omitzero"`
+	Ready Probe `json:"ready,omitzero"`
 	// Once marks a program that does its work and ends; only a failure starts it again.
 	Once bool   `json:"once,omitempty"`
 	Log  string `json:"log"`
@@ -256,7 +259,7 @@ func (s *Supervisor) supervise(ctx context.Context, p *process) {
 		if !s.await(ctx, 0, func() bool { return s.satisfied(p) || !p.wanted }) {
 			return
 		}
-		if !s.wants(p) {
+		if !s.passGate(ctx, p) {
 			continue
 		}
 		err := s.once(ctx, p)
@@ -280,6 +283,19 @@ func (s *Supervisor) supervise(ctx context.Context, p *process) {
 		s.await(ctx, pause, func() bool { return !p.wanted })
 		pause = min(2*pause, maxPause)
 	}
+}
+
+// passGate waits for the gate; false when the process is no longer wanted, or nothing is.
+func (s *Supervisor) passGate(ctx context.Context, p *process) bool {
+	for s.wants(p) && ctx.Err() == nil {
+		err := p.Gate.Check(ctx)
+		if err == nil {
+			return true
+		}
+		s.set(p, Waiting, func(st *Status) { st.LastError = err.Error() })
+		s.await(ctx, 100*time.Millisecond, func() bool { return !p.wanted })
+	}
+	return false
 }
 
 func (s *Supervisor) wants(p *process) bool {
@@ -312,7 +328,7 @@ func (s *Supervisor) once(ctx context.Context, p *process) error {
 		return fmt.Errorf("opening log: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(p.Command[0], p.Command[1:]...)
+	cmd := exec.Command(p.Command[0], p.Command[1:]...) //nolint:noctx // terminate ends it, with more patience than a context
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
+	"slices"
 )
 
 // The address plan. 198.18.0.0/15 is the range reserved for benchmarks (RFC 2544), which company networks do not
@@ -17,10 +18,12 @@ var pool = netip.MustParsePrefix("198.18.0.0/15")
 const (
 	// Instances is how many instances fit on one machine.
 	Instances = 8
-	// ServiceDNS, ServiceAPI and ServiceCIDR are the same in every cluster: services never leave their cluster.
+	// ServiceCIDR is the same in every cluster: services never leave their cluster.
 	ServiceCIDR = "10.96.0.0/16"
-	ServiceAPI  = "10.96.0.1"
-	ServiceDNS  = "10.96.0.10"
+	// ServiceAPI is the address of the API server as pods see it.
+	ServiceAPI = "10.96.0.1"
+	// ServiceDNS is the address of the cluster's DNS.
+	ServiceDNS = "10.96.0.10"
 	// Domain is the DNS domain of every cluster.
 	Domain = "cluster.local"
 
@@ -48,6 +51,11 @@ func (p Plan) Gateway() netip.Addr { return p.at(1) }
 
 // ControlPlane is the address of the API server of the cluster in a slot (1 to 7).
 func (p Plan) ControlPlane(slot int) netip.Addr { return p.at(uint32(slot)<<8 + firstHost) }
+
+// Endpoint is the URL of the API server of the cluster in a slot.
+func (p Plan) Endpoint(slot int) string {
+	return "https://" + netip.AddrPortFrom(p.ControlPlane(slot), 6443).String()
+}
 
 // Node is the address of a node (0 to 7) of the cluster in a slot.
 func (p Plan) Node(slot, node int) netip.Addr {
@@ -93,7 +101,7 @@ func (p Plan) Check(slots []int, host []Network) error {
 		return err
 	}
 	for _, route := range host {
-		if err := CheckOverlap(append(networks[:len(networks):len(networks)], route)...); err != nil {
+		if err := CheckOverlap(append(slices.Clip(networks), route)...); err != nil {
 			return err
 		}
 	}

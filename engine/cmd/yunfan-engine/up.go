@@ -114,7 +114,7 @@ func startDaemon(ctx context.Context, p topology.Paths, programs topology.Progra
 		return fmt.Errorf("opening the daemon's log: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(programs.Path("yunfan-engine"), "daemon", "--data-dir", p.Data)
+	cmd := exec.Command(programs.Path("yunfan-engine"), "daemon", "--data-dir", p.Data) //nolint:noctx // it outlives this command
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -123,12 +123,12 @@ func startDaemon(ctx context.Context, p topology.Paths, programs topology.Progra
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	for {
-		if err := (control.Client{Path: p.Socket(), Timeout: callTimeout}).Call(ctx, "/status", struct{}{}, nil); err == nil {
+		if err := (control.Client{Path: p.Socket(), Timeout: callTimeout}).Call(ctx, "/ping", struct{}{}, nil); err == nil {
 			return nil
 		}
 		select {
-		case <-ended:
-			return fmt.Errorf("the daemon ended: %s", strings.Join(supervisor.Tail(p.DaemonLog(), logLines), "\n"))
+		case err := <-ended:
+			return fmt.Errorf("the daemon ended (%w): %s", err, strings.Join(supervisor.Tail(p.DaemonLog(), logLines), "\n"))
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the daemon: %w: see %s", ctx.Err(), p.DaemonLog())
 		case <-time.After(50 * time.Millisecond):
