@@ -91,7 +91,7 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, networkTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil) //nolint:gosec // asking any address is its purpose
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 		}
 		request.Header.Set(name, strings.TrimSpace(value))
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request) //nolint:gosec // see above
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func hog(ctx context.Context, args []string, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "holding %d MiB\n", mib)
 	if len(args) > 1 && args[1] == "cpu" {
-		for ctx.Err() == nil { //nolint:revive // being busy is the purpose
+		for ctx.Err() == nil { // being busy is the purpose
 		}
 	}
 	<-ctx.Done()

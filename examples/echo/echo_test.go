@@ -84,7 +84,7 @@ func TestServeStopsAndEchoes(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			g := NewWithT(t)
 			log := &lockedBuffer{}
-			go run(t.Context(), []string{"serve", "--http", "", "--" + network, "127.0.0.1:0"}, log) //nolint:errcheck // ends with the test
+			go run(t.Context(), []string{"serve", "--http", "", "--" + network, "127.0.0.1:0"}, log) // ends with the test
 			address := ""
 			g.Eventually(func() string {
 				line := map[string]string{}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,11 +28,9 @@ type command struct {
 	run   func(ctx context.Context, args []string, out io.Writer) error
 }
 
-// commands by name; set in init because "sh" and "help" look into it.
-var commands map[string]command
-
-func init() {
-	commands = map[string]command{
+// commandList is a function because "sh" and "help" look into it again.
+func commandList() map[string]command {
+	return map[string]command{
 		"serve":    {"[--http :8080] [--tcp ADDR] [--udp ADDR]  answer requests until SIGTERM", serve},
 		"cat":      {"FILE…                 show files", cat},
 		"ls":       {"[DIR…]                list folders", list},
@@ -51,7 +50,6 @@ func init() {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	words := os.Args[1:]
 	if name := filepath.Base(os.Args[0]); name != "echo" {
 		words = append([]string{name}, words...)
@@ -60,6 +58,7 @@ func main() {
 		words = []string{"serve"}
 	}
 	err := run(ctx, words, os.Stdout)
+	stop()
 	var code exitCode
 	switch {
 	case errors.As(err, &code):
@@ -71,7 +70,7 @@ func main() {
 }
 
 func run(ctx context.Context, words []string, out io.Writer) error {
-	c, ok := commands[words[0]]
+	c, ok := commandList()[words[0]]
 	if !ok {
 		return fmt.Errorf("unknown command %q: try help", words[0])
 	}
@@ -79,12 +78,8 @@ func run(ctx context.Context, words []string, out io.Writer) error {
 }
 
 func help(_ context.Context, _ []string, out io.Writer) error {
-	names := make([]string, 0, len(commands))
-	for name := range commands {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	commands := commandList()
+	for _, name := range slices.Sorted(maps.Keys(commands)) {
 		fmt.Fprintf(out, "%-8s %s\n", name, commands[name].usage)
 	}
 	return nil

@@ -114,7 +114,7 @@ func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	encoder.Encode(v) //nolint:errcheck // the client hung up
+	encoder.Encode(v) //nolint:errcheck,errchkjson // the client hung up
 }
 
 func hostname() string {

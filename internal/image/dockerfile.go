@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -40,9 +41,7 @@ func CheckDockerfile(r io.Reader, tag string) ([]Violation, error) {
 		case "MAINTAINER":
 			f.maintainer = true
 		case "LABEL":
-			for k, v := range keyValues(i.args) {
-				f.labels[k] = v
-			}
+			maps.Copy(f.labels, keyValues(i.args))
 		case "ENV":
 			for k := range keyValues(i.args) {
 				f.env = append(f.env, k)

@@ -86,7 +86,7 @@ func listenPush(ctx context.Context, address string) (net.Listener, error) {
 		}
 		return limit(l), nil
 	}
-	if err := removeStaleSocket(path); err != nil {
+	if err := removeStaleSocket(ctx, path); err != nil {
 		return nil, err
 	}
 	// The umask, and not a chmod afterwards, leaves no moment in which others can connect.
@@ -100,8 +100,9 @@ func listenPush(ctx context.Context, address string) (net.Listener, error) {
 }
 
 // removeStaleSocket removes the socket a killed registry left behind, never one that is served.
-func removeStaleSocket(path string) error {
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+func removeStaleSocket(ctx context.Context, path string) error {
+	dialer := net.Dialer{Timeout: time.Second}
+	if conn, err := dialer.DialContext(ctx, "unix", path); err == nil {
 		conn.Close()
 		return fmt.Errorf("a registry already serves %s: stop it first or choose another --dir", path)
 	}

@@ -45,7 +45,7 @@ func TestInitSQL(t *testing.T) {
 					t.Errorf("%q is missing in\n%s", want, sql)
 				}
 			}
-			for _, line := range strings.Split(strings.TrimSpace(sql), "\n") {
+			for line := range strings.SplitSeq(strings.TrimSpace(sql), "\n") {
 				if !strings.HasSuffix(line, ";") {
 					t.Errorf("a statement goes over more than one line: %s", line)
 				}

@@ -65,12 +65,15 @@ func TestTPL07_Probes(t *testing.T) {
 		"no database: alive but not ready": {noDatabase, func(*testing.T, *app) {}, 200, 503},
 		"stopping: alive but not ready":    {rows{}, func(_ *testing.T, a *app) { a.gate.startDraining() }, 200, 503},
 		"liveness broken by a drill": {rows{}, func(t *testing.T, a *app) {
+			t.Helper()
 			drill(t, a, "/break?probe=liveness")
 		}, 500, 200},
 		"readiness broken by a drill": {rows{}, func(t *testing.T, a *app) {
+			t.Helper()
 			drill(t, a, "/break?probe=readiness")
 		}, 200, 503},
 		"repaired": {rows{}, func(t *testing.T, a *app) {
+			t.Helper()
 			drill(t, a, "/break?probe=readiness")
 			drill(t, a, "/break?probe=readiness&repair=1")
 		}, 200, 200},

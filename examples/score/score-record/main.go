@@ -46,12 +46,12 @@ func run(log *slog.Logger, args []string) error {
 }
 
 // serve runs until SIGTERM, then finishes the requests it has.
-func serve(ctx context.Context, log *slog.Logger, s settings) error {
+func serve(ctx context.Context, log *slog.Logger, s settings) (err error) {
 	store, err := openStore(s)
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { err = errors.Join(err, store.Close()) }()
 	app := newApp(log, s, store)
 	public := &http.Server{Addr: s.listen, Handler: app.handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: time.Minute}
 	admin := &http.Server{Addr: adminAddress, Handler: app.adminHandler(), ReadHeaderTimeout: headerTimeout}
@@ -72,11 +72,10 @@ func serve(ctx context.Context, log *slog.Logger, s settings) error {
 	case <-ctx.Done():
 	}
 	log.Info("stopping: finishing requests", "inFlight", app.gate.count())
-	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	err = errors.Join(public.Shutdown(stopping), admin.Close())
-	log.Info("stopped")
-	return err
+	defer log.Info("stopped")
+	return errors.Join(public.Shutdown(stopping), admin.Close())
 }
 
 // prestop asks the server in the same pod to leave the service and waits until its requests are done.

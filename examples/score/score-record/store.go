@@ -50,7 +50,7 @@ func (s *store) scores(ctx context.Context) ([]score, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading scores: %w", err)
 	}
-	defer rows.Close()
+	defer rows.Close() //nolint:errcheck // rows.Err says it
 	out := []score{}
 	for rows.Next() {
 		var r score
