@@ -45,7 +45,8 @@ const (
 	ReasonNameReserved = "NameReserved"
 	// ReasonNamespaceTaken: the namespace exists and is somebody else's.
 	ReasonNamespaceTaken = "NamespaceTaken"
-	// ReasonInUse: an application still uses the configuration that is to be deleted.
+	// ReasonInUse: an application still uses the configuration that is to be deleted, or partitions or applications are
+	// still in the tenant that is.
 	ReasonInUse = "InUse"
 	// ReasonDeliveriesExist: applications are still delivered to the partition.
 	ReasonDeliveriesExist = "DeliveriesExist"
