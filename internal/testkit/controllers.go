@@ -8,9 +8,20 @@ import (
 	"testing"
 )
 
-// StartControllers runs Kubernetes' own controllers of the names given, such as namespace-controller, for a member
+// StartControllers runs Kubernetes' own controllers of the names given, such as namespace-controller, for the member
 // until the test ends: an API server alone never removes a namespace and never counts a quota.
 func (m *Member) StartControllers(t testing.TB, names ...string) {
+	t.Helper()
+	startControllers(t, m, names)
+}
+
+// StartControllers runs Kubernetes' own controllers for the hub, as for a member.
+func (h *Hub) StartControllers(t testing.TB, names ...string) {
+	t.Helper()
+	startControllers(t, &Member{Config: h.Config}, names)
+}
+
+func startControllers(t testing.TB, m *Member, names []string) {
 	t.Helper()
 	root, err := moduleRoot()
 	if err != nil {
