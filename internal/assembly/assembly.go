@@ -22,6 +22,7 @@ import (
 	"yunfan.io/yunfan/internal/partition"
 	"yunfan.io/yunfan/internal/proxy"
 	"yunfan.io/yunfan/internal/rest"
+	"yunfan.io/yunfan/internal/tenant"
 )
 
 // Uncached keeps Secrets and ConfigMaps of the hub out of the cache: it would hold those of every namespace.
@@ -45,6 +46,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer) ([]rest.Route, error)
 
 	for _, c := range []controller{
 		cluster.New(members, partitions),
+		tenant.New(),
 		partitions,
 		configuration.New(mgr),
 		application.New(mgr, ports),
