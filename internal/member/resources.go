@@ -21,7 +21,8 @@ func Limits(p *corev1.Pod) corev1.ResourceList {
 }
 
 // podResources follows Kubernetes: containers run together, init containers one after another before them, except
-// sidecars (restartPolicy Always), which stay. What is set for the whole pod counts instead of the sum.
+// sidecars (restartPolicy Always), which stay. What is set for the whole pod counts instead of the sum. The overhead of
+// the pod's runtime is added to what is bounded at all.
 func podResources(p *corev1.Pod, of func(corev1.ResourceRequirements) corev1.ResourceList) corev1.ResourceList {
 	total, sidecars, starting := corev1.ResourceList{}, corev1.ResourceList{}, corev1.ResourceList{}
 	for i := range p.Spec.Containers {
@@ -48,7 +49,11 @@ func podResources(p *corev1.Pod, of func(corev1.ResourceRequirements) corev1.Res
 			total[name] = quantity.DeepCopy()
 		}
 	}
-	Add(total, p.Spec.Overhead)
+	for name, quantity := range p.Spec.Overhead {
+		if _, counted := total[name]; counted {
+			Add(total, corev1.ResourceList{name: quantity})
+		}
+	}
 	return total
 }
 
