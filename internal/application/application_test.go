@@ -13,9 +13,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/configuration"
@@ -45,11 +47,27 @@ func newTenant(t *testing.T) *tenant {
 		return New(mgr, ports).SetupWithManager(mgr)
 	}, func(mgr manager.Manager) error {
 		return configuration.New(mgr).SetupWithManager(mgr)
-	})
+	}, cleanPartitions)
 	return bareTenant(t)
 }
 
+// cleanPartitions plays the delivery controller's part in removing: nothing is there, so a Delivery may go at once.
+func cleanPartitions(mgr manager.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).Named("cleaner").For(&v1alpha1.Delivery{}).Complete(
+		reconcile.Func(func(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+			d := &v1alpha1.Delivery{}
+			if err := mgr.GetClient().Get(ctx, req.NamespacedName, d); err != nil {
+				return ctrl.Result{}, client.IgnoreNotFound(err)
+			}
+			if d.DeletionTimestamp == nil || !controllerutil.RemoveFinalizer(d, v1alpha1.FinalizerDelivery) {
+				return ctrl.Result{}, nil
+			}
+			return ctrl.Result{}, client.IgnoreNotFound(mgr.GetClient().Update(ctx, d))
+		}))
+}
+
 func bareTenant(t *testing.T) *tenant {
+	t.Helper()
 	namespace := testkit.Namespace(t, hub.Client)
 	tn := &tenant{t, namespace, namespace + "-bj", namespace + "-sh"}
 	tn.partition("prod-bj", tn.beijing)
@@ -184,7 +202,7 @@ func TestSCA01_ScalingKeepsTheRevision(t *testing.T) {
 	tn.delivered("score", "prod-bj", revision, map[string]int32{"db-service": 1, "score-record": 7})
 	tn.delivered("score", "prod-sh", revision, map[string]int32{"db-service": 1, "score-record": 3})
 	tn.becomes(app, v1alpha1.ReasonReady)
-	change(tn, app, func() { NewWithT(t).Expect(Scale(app, "score-record", 20)).To(Succeed()) })
+	change(tn, app, func() { NewWithT(t).Expect(app.Scale("score-record", 20)).To(Succeed()) })
 	tn.delivered("score", "prod-bj", revision, map[string]int32{"db-service": 1, "score-record": 14})
 	tn.delivered("score", "prod-sh", revision, map[string]int32{"db-service": 1, "score-record": 6})
 	tn.becomes(app, v1alpha1.ReasonReady)
@@ -210,7 +228,7 @@ func TestTPL02_VersionsAreKeptAndComeBack(t *testing.T) {
 
 	old := &v1alpha1.ApplicationRevision{}
 	g.Expect(hub.Client.Get(t.Context(), client.ObjectKey{Namespace: tn.namespace, Name: first}, old)).To(Succeed())
-	change(tn, app, func() { g.Expect(Rollback(app, old)).To(Succeed()) })
+	change(tn, app, func() { g.Expect(app.RollBack(old)).To(Succeed()) })
 	g.Expect(tn.revision(app, second)).To(Equal(first))
 	d := tn.delivery("score", "prod-bj")
 	g.Eventually(func() string {
@@ -326,7 +344,9 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	tn.delivered("score", "prod-bj", revision, map[string]int32{"db-service": 1, "score-record": 10})
 	tn.becomes(app, v1alpha1.ReasonDeleting, "later: being removed from this partition")
 
-	change(tn, app, func() { app.Spec.Placement.Partitions = append(app.Spec.Placement.Partitions, v1alpha1.PartitionChoice{Name: "later"}) })
+	change(tn, app, func() {
+		app.Spec.Placement.Partitions = append(app.Spec.Placement.Partitions, v1alpha1.PartitionChoice{Name: "later"})
+	})
 	tn.becomes(app, v1alpha1.ReasonDeleting)
 	change(tn, held, func() { controllerutil.RemoveFinalizer(held, "test/held") })
 	tn.delivered("score", "later", revision, map[string]int32{"db-service": 1, "score-record": 5})
@@ -427,7 +447,7 @@ func TestCFG04_ConfigurationsAreTakenUpByApplications(t *testing.T) {
 		g.Expect(hub.Client.Get(t.Context(), client.ObjectKeyFromObject(c), c)).To(Succeed())
 		return c.Status.Version
 	}, wait).ShouldNot(Equal(version(first)))
-	change(tn, app, func() { g.Expect(Restart(app, time.Now())).To(Succeed()) })
+	change(tn, app, func() { g.Expect(app.Restart(time.Now())).To(Succeed()) })
 	g.Expect(version(tn.revision(app, first))).To(Equal(c.Status.Version))
 
 	g.Expect(hub.Client.Delete(t.Context(), c)).To(Succeed())
@@ -465,7 +485,7 @@ func TestStatusIsWrittenSeldomWhilePodsComeUp(t *testing.T) {
 	for ready := false; !ready; writes++ {
 		select {
 		case e := <-events.ResultChan():
-			ready = e.Type == watch.Modified && isTrue(e.Object.(*v1alpha1.Application).Status.Conditions, v1alpha1.ConditionReady)
+			ready = e.Type == watch.Modified && isReady(e.Object.(*v1alpha1.Application).Status.Conditions)
 		case <-time.After(wait):
 			t.Fatal("never ready")
 		}

@@ -24,7 +24,7 @@ func (r *Reconciler) handOver(ctx context.Context, w *world, p *Plan) error {
 	var mu sync.Mutex
 	var group errgroup.Group
 	group.SetLimit(parallelWrites)
-	errs := make([]error, len(p.Deliveries))
+	errs := make([]error, len(p.Deliveries)+1)
 	unwanted := maps.Clone(w.deliveries)
 	current := maps.Clone(w.deliveries)
 	for i := range p.Deliveries {
@@ -46,7 +46,8 @@ func (r *Reconciler) handOver(ctx context.Context, w *world, p *Plan) error {
 	_ = group.Wait() // No function of the group gives an error.
 	leaving := slices.Collect(maps.Values(unwanted))
 	w.app.Status.Revision = p.Revision.Name
-	return errors.Join(append(errs, r.withdraw(ctx, leaving))...)
+	errs[len(p.Deliveries)] = r.withdraw(ctx, leaving)
+	return errors.Join(errs...)
 }
 
 // write creates or updates one Delivery. If the cache is behind the hub refuses, and it is tried again.

@@ -22,7 +22,7 @@ type NodePorts interface {
 // nodePortsOf are the node ports that a revision's services ask for in a partition.
 func nodePortsOf(tenant string, r *v1alpha1.ApplicationRevision, partition, cluster string) []v1alpha1.NodePortSpec {
 	overrides := map[string]map[string]int32{}
-	for _, o := range overridesIn(r, partition) {
+	for _, o := range r.OverridesFor(partition) {
 		overrides[o.Component] = o.NodePorts
 	}
 	var specs []v1alpha1.NodePortSpec

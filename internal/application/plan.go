@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -90,7 +91,7 @@ func (w *world) candidates(choices []placement.Choice) []placement.Candidate {
 		p := choice.Partition
 		c := placement.Candidate{
 			Partition: p.Name, Cluster: p.Spec.Cluster, Weight: choice.Weight, Room: roomOf(p),
-			Ready:       isTrue(p.Status.Conditions, v1alpha1.ConditionReady) && p.DeletionTimestamp == nil,
+			Ready:       isReady(p.Status.Conditions) && p.DeletionTimestamp == nil,
 			Pod:         podsOf(w.app.Spec.Components, choice.Overrides, p.Spec.Limits),
 			Explanation: explanations[p.Name],
 		}
@@ -192,7 +193,7 @@ func (w *world) pins(choices []placement.Choice) ([]v1alpha1.ConfigurationPin, e
 		case c == nil, c.DeletionTimestamp != nil && same == nil:
 			problems = append(problems, fmt.Sprintf("no configuration %s", name))
 			continue
-		case c.Status.Version == "" && !isFalse(c.Status.Conditions, v1alpha1.ConditionReady):
+		case c.Status.Version == "" && !meta.IsStatusConditionFalse(c.Status.Conditions, v1alpha1.ConditionReady):
 			return nil, reconcile.Wait(v1alpha1.ReasonReconciling, configurationCheck, "configuration %s is not stored yet", name)
 		case c.Status.Version == "":
 			problems = append(problems, fmt.Sprintf("configuration %s has no version: its status says why", name))

@@ -47,7 +47,7 @@ func TestWhatMakesANewRevision(t *testing.T) {
 	}{
 		"nothing":           {func(*v1alpha1.Application) {}, false},
 		"SCA-01 replicas":   {func(a *v1alpha1.Application) { web(a).Replicas = ptr.To[int32](3) }, false},
-		"stop":              {Stop, false},
+		"stop":              {func(a *v1alpha1.Application) { a.Spec.Stopped = true }, false},
 		"weights":           {func(a *v1alpha1.Application) { a.Spec.Placement.Partitions[0].Weight = ptr.To[int32](1) }, false},
 		"fewer partitions":  {func(a *v1alpha1.Application) { a.Spec.Placement.Partitions = a.Spec.Placement.Partitions[:1] }, false},
 		"component policy":  {func(a *v1alpha1.Application) { web(a).Placement = v1alpha1.PlacementDuplicated }, false},
@@ -124,7 +124,7 @@ func TestTPL02_SameContentIsTheSameRevision(t *testing.T) {
 	if first.Revision.Spec.Number != 1 || second.Revision.Spec.Number != 2 {
 		t.Errorf("numbers %d and %d", first.Revision.Spec.Number, second.Revision.Spec.Number)
 	}
-	if err := Rollback(app, w.revisions[first.Revision.Name]); err != nil {
+	if err := app.RollBack(w.revisions[first.Revision.Name]); err != nil {
 		t.Fatal(err)
 	}
 	third := w.carryOut(t)
@@ -160,7 +160,7 @@ func TestCFG02_ARunningApplicationKeepsItsVersions(t *testing.T) {
 	if p := w.carryOut(t); version(p) != "aaa" {
 		t.Errorf("an override took up version %s", version(p))
 	}
-	if err := Restart(app, time.Unix(1, 0)); err != nil {
+	if err := app.Restart(time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	second := w.carryOut(t)
@@ -168,7 +168,7 @@ func TestCFG02_ARunningApplicationKeepsItsVersions(t *testing.T) {
 		t.Errorf("restarting kept version %s", version(second))
 	}
 	c.Status.Version = "ccc"
-	if err := Rollback(app, first.Revision); err != nil {
+	if err := app.RollBack(first.Revision); err != nil {
 		t.Fatal(err)
 	}
 	if p := w.carryOut(t); version(p) != "aaa" || p.Revision.Name != first.Revision.Name {
@@ -220,71 +220,11 @@ func TestConfigurationUnderDeletion(t *testing.T) {
 	w := newWorld(app)
 	c := withConfiguration(app, w)
 	w.carryOut(t)
-	c.DeletionTimestamp = ptr.To(metav1.Now())
+	c.DeletionTimestamp = new(metav1.Now())
 	if _, err := w.plan(); err != nil {
 		t.Errorf("the revision that runs keeps it: %v", err)
 	}
 	app.Spec.Version = "v2"
 	_, err := w.plan()
 	expect(t, err, v1alpha1.ReasonConfigurationNotFound, "no configuration tomcat-conf")
-}
-
-func TestActions(t *testing.T) {
-	app := score("edu")
-	cases := map[string]struct {
-		err   error
-		words string
-	}{
-		"unknown":  {Scale(app, "web", 1), "it has no component web, but db-service, score-record"},
-		"which":    {Scale(app, "", 1), "name one of its components: db-service, score-record"},
-		"negative": {Scale(app, "score-record", -1), "0 or more"},
-		"restart":  {Restart(app, time.Now(), "nothing"), "no component nothing"},
-		"rollback": {Rollback(app, &v1alpha1.ApplicationRevision{ObjectMeta: metav1.ObjectMeta{Namespace: "edu", Name: "x-1"}, Spec: v1alpha1.ApplicationRevisionSpec{Application: "x"}}), "belongs to application x"},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			expectWords(t, tc.err, tc.words)
-		})
-	}
-	if diff := cmp.Diff(score("edu"), app); diff != "" {
-		t.Errorf("what is refused changes nothing\n%s", diff)
-	}
-	daemon := score("edu")
-	web(daemon).Workload, web(daemon).Replicas = v1alpha1.WorkloadDaemonSet, nil
-	expectWords(t, Scale(daemon, "score-record", 1), "a component of kind DaemonSet has no number of replicas")
-	if err := Scale(daemon, "", 2); err != nil || *daemon.Spec.Components[0].Replicas != 2 {
-		t.Errorf("the only component that can be scaled needs no name: %v", err)
-	}
-	Stop(app)
-	if !app.Spec.Stopped {
-		t.Error("not stopped")
-	}
-	Start(app)
-	if app.Spec.Stopped {
-		t.Error("not started")
-	}
-}
-
-func TestRollbackKeepsPlacementAndReplicas(t *testing.T) {
-	app := score("edu")
-	app.Spec.Placement.Partitions[0].Overrides = []v1alpha1.Override{{Component: "score-record", Env: []corev1.EnvVar{{Name: "A", Value: "old"}}}}
-	w := newWorld(app)
-	first := w.carryOut(t)
-	app.Spec.Placement.Partitions = append(app.Spec.Placement.Partitions, v1alpha1.PartitionChoice{Selector: &metav1.LabelSelector{}, Overrides: []v1alpha1.Override{{Component: "cache"}, {Component: "db-service"}}})
-	app.Spec.Placement.Partitions[0].Overrides = nil
-	app.Spec.Components = append(app.Spec.Components, v1alpha1.Component{Name: "cache"})
-	web(app).Replicas, web(app).Placement = ptr.To[int32](4), v1alpha1.PlacementPriority
-	if err := Rollback(app, first.Revision); err != nil {
-		t.Fatal(err)
-	}
-	if len(app.Spec.Components) != 2 || *web(app).Replicas != 4 || web(app).Placement != v1alpha1.PlacementPriority {
-		t.Errorf("components %+v", app.Spec.Components)
-	}
-	got := app.Spec.Placement.Partitions
-	if len(got) != 3 || len(got[0].Overrides) != 1 || got[0].Overrides[0].Env[0].Value != "old" || *got[0].Weight != 7 {
-		t.Errorf("overrides of a named partition come back: %+v", got[0])
-	}
-	if len(got[2].Overrides) != 1 || got[2].Overrides[0].Component != "db-service" {
-		t.Errorf("overrides of a selector that still have a component stay: %+v", got[2])
-	}
 }

@@ -69,7 +69,7 @@ func exceeded(partition string, hard, used, own, wanted corev1.ResourceList) (pr
 // demandOf is what an application takes of a partition's quota: its pods by their number, and its other objects.
 func demandOf(r *v1alpha1.ApplicationRevision, d *v1alpha1.DeliverySpec, p *v1alpha1.Partition) corev1.ResourceList {
 	demand := corev1.ResourceList{}
-	pods := podsOf(r.Spec.Components, overridesIn(r, p.Name), p.Spec.Limits)
+	pods := podsOf(r.Spec.Components, r.OverridesFor(p.Name), p.Spec.Limits)
 	for i := range r.Spec.Components {
 		c := &r.Spec.Components[i]
 		n := int64(d.Tracks[0].Replicas[c.Name])
@@ -270,14 +270,4 @@ func fill(to, from corev1.ResourceList) {
 			to[name] = quantity
 		}
 	}
-}
-
-// overridesIn are a revision's overrides for a partition.
-func overridesIn(r *v1alpha1.ApplicationRevision, partition string) []v1alpha1.Override {
-	for i := range r.Spec.Overrides {
-		if r.Spec.Overrides[i].Partition == partition {
-			return r.Spec.Overrides[i].Overrides
-		}
-	}
-	return nil
 }

@@ -191,12 +191,8 @@ func deliveredRevisions(d *v1alpha1.Delivery) []string {
 	return names
 }
 
-func isTrue(conditions []metav1.Condition, kind string) bool {
-	return meta.IsStatusConditionTrue(conditions, kind)
-}
-
-func isFalse(conditions []metav1.Condition, kind string) bool {
-	return meta.IsStatusConditionFalse(conditions, kind)
+func isReady(conditions []metav1.Condition) bool {
+	return meta.IsStatusConditionTrue(conditions, v1alpha1.ConditionReady)
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

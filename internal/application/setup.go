@@ -88,7 +88,9 @@ func (r *Reconciler) ofPartition() handler.EventHandler {
 		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[ctrl.Request]) {
 			test := all
-			if !decides(e.ObjectOld.(*v1alpha1.Partition), e.ObjectNew.(*v1alpha1.Partition)) {
+			before, _ := e.ObjectOld.(*v1alpha1.Partition)
+			after, _ := e.ObjectNew.(*v1alpha1.Partition)
+			if !decides(before, after) {
 				test = func(app *v1alpha1.Application) bool { return refusedFor(app, v1alpha1.ReasonQuotaExceeded) }
 			}
 			enqueue(ctx, e.ObjectNew, q, test)
@@ -101,7 +103,7 @@ func decides(before, after *v1alpha1.Partition) bool {
 	return before.Generation != after.Generation ||
 		!equality.Semantic.DeepEqual(before.Labels, after.Labels) ||
 		!equality.Semantic.DeepEqual(before.Status.Hard, after.Status.Hard) ||
-		isTrue(before.Status.Conditions, v1alpha1.ConditionReady) != isTrue(after.Status.Conditions, v1alpha1.ConditionReady)
+		isReady(before.Status.Conditions) != isReady(after.Status.Conditions)
 }
 
 // bySelector gives the applications of all tenants that choose partitions by labels.

@@ -182,7 +182,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, app *v1alpha1.Appl
 	}
 	key := client.ObjectKeyFromObject(app)
 	moved := before.Status.ObservedGeneration != app.Status.ObservedGeneration ||
-		isTrue(before.Status.Conditions, v1alpha1.ConditionReady) != isTrue(app.Status.Conditions, v1alpha1.ConditionReady)
+		isReady(before.Status.Conditions) != isReady(app.Status.Conditions)
 	if wait := r.pace.wait(key); wait > 0 && !moved {
 		return wait, nil
 	}

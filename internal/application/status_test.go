@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/reconcile"
@@ -19,7 +18,7 @@ import (
 // tell sets a delivery's status as the delivery controller would.
 func tell(d *v1alpha1.Delivery, applied, healthy string, ready, desired int32) {
 	d.Status.ObservedGeneration = d.Generation
-	d.Status.LastSeenTime = ptr.To(metav1.NewTime(time.Now().Truncate(time.Second)))
+	d.Status.LastSeenTime = new(metav1.NewTime(time.Now().Truncate(time.Second)))
 	revision := d.Spec.Tracks[0].Revision
 	d.Status.Tracks = []v1alpha1.TrackStatus{{Role: v1alpha1.TrackStable, Revision: revision, Components: []v1alpha1.ComponentStatus{
 		{Name: "db-service", Revision: revision, Desired: 1, Updated: 1, Ready: min(ready, 1)},
@@ -133,7 +132,7 @@ func TestSummary(t *testing.T) {
 
 func TestSummaryOfAStoppedApplication(t *testing.T) {
 	app := score("edu")
-	Stop(app)
+	app.Spec.Stopped = true
 	w := newWorld(app)
 	p := w.carryOut(t)
 	for _, d := range w.deliveries {
@@ -157,7 +156,7 @@ func TestSummaryOfAStoppedApplication(t *testing.T) {
 }
 
 func TestLastSeenAloneIsNotWorthAWrite(t *testing.T) {
-	at := func(s int64) *metav1.Time { return ptr.To(metav1.Unix(s, 0)) }
+	at := func(s int64) *metav1.Time { return new(metav1.Unix(s, 0)) }
 	placed := func(s int64, reason string) *v1alpha1.PlacementStatus {
 		return &v1alpha1.PlacementStatus{LastSeenTime: at(s), Reason: reason}
 	}

@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/reconcile"
@@ -135,7 +134,7 @@ func TestValidate(t *testing.T) {
 		},
 		"unknown target port": {
 			change: func(a *v1alpha1.Application) {
-				web(a).Service.Ports[0].TargetPort = ptr.To(intstr.FromString("http"))
+				web(a).Service.Ports[0].TargetPort = new(intstr.FromString("http"))
 			},
 			reason: v1alpha1.ReasonInvalid, words: []string{"leads to the container port http, which no container has"},
 		},
@@ -242,7 +241,7 @@ func TestValidateLetsSoundApplicationsThrough(t *testing.T) {
 		},
 		"named target port": func(a *v1alpha1.Application) {
 			web(a).Template.Spec.Containers[0].Ports = []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}}
-			web(a).Service.Ports[0].TargetPort = ptr.To(intstr.FromString("http"))
+			web(a).Service.Ports[0].TargetPort = new(intstr.FromString("http"))
 		},
 	}
 	for name, change := range cases {
@@ -313,12 +312,5 @@ func TestNodePortsOfOthers(t *testing.T) {
 	reserve("edu", "score")
 	if _, err := w.plan(); err != nil {
 		t.Errorf("the application's own reservation is no conflict: %v", err)
-	}
-}
-
-func expectWords(t *testing.T, err error, words string) {
-	t.Helper()
-	if err == nil || !strings.Contains(err.Error(), words) {
-		t.Errorf("want an error that says %q, got %v", words, err)
 	}
 }

@@ -43,8 +43,8 @@ func (v *validator) ValidateCreate(ctx context.Context, app *v1alpha1.Applicatio
 	return nil, nil
 }
 
-// ValidateUpdate refuses a change that cannot be delivered. What leaves the spec as it is is let through: nobody must
-// be kept from removing a finalizer.
+// ValidateUpdate refuses a change that cannot be delivered. A change that leaves the spec alone is let through:
+// nobody must be kept from removing a finalizer.
 func (v *validator) ValidateUpdate(ctx context.Context, before, after *v1alpha1.Application) (admission.Warnings, error) {
 	if after.DeletionTimestamp != nil || equality.Semantic.DeepEqual(before.Spec, after.Spec) {
 		return nil, nil

@@ -32,7 +32,7 @@ func askWebhook(t *testing.T, namespace string) {
 		Webhooks: []admissionv1.ValidatingWebhook{{
 			Name: "applications.validate.yunfan.io", Rules: []admissionv1.RuleWithOperations{kinds},
 			ClientConfig: admissionv1.WebhookClientConfig{
-				URL:      ptr.To(server.URL + WebhookPath),
+				URL:      new(server.URL + WebhookPath),
 				CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}),
 			},
 			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": namespace}},
@@ -72,7 +72,7 @@ func TestWebhookRefusesEarly(t *testing.T) {
 
 	g.Expect(hub.Client.Delete(t.Context(), &v1alpha1.Partition{ObjectMeta: metav1.ObjectMeta{Namespace: tn.namespace, Name: "prod-gz"}})).To(Succeed())
 	controllerutil.AddFinalizer(app, Finalizer)
-	g.Expect(hub.Client.Update(t.Context(), app)).To(Succeed(), "a spec that stays as it is is not judged again")
+	g.Expect(hub.Client.Update(t.Context(), app)).To(Succeed(), "a spec that stays the same is not judged again")
 	g.Expect(hub.Client.Delete(t.Context(), app)).To(Succeed())
 	g.Expect(hub.Client.Get(t.Context(), client.ObjectKeyFromObject(app), app)).To(Succeed())
 	controllerutil.RemoveFinalizer(app, Finalizer)

@@ -27,6 +27,7 @@ func TestMain(m *testing.M) { testkit.Main(m, &hub) }
 const wait = 20 * time.Second
 
 func startController(t *testing.T) {
+	t.Helper()
 	testkit.StartManager(t, hub, func(mgr manager.Manager) error { return New(mgr).SetupWithManager(mgr) })
 }
 
@@ -269,7 +270,8 @@ func TestVersionOf(t *testing.T) {
 		t.Error("other files have the same version")
 	}
 	values := map[string]string{"password": "1234"}
-	if versionOf(v1alpha1.ConfigurationSecret, values) == versionOf(v1alpha1.ConfigurationSecret, values) {
+	first, second := versionOf(v1alpha1.ConfigurationSecret, values), versionOf(v1alpha1.ConfigurationSecret, values)
+	if first == second {
 		t.Error("a Secret's version must not tell its content")
 	}
 }

@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
@@ -96,13 +95,13 @@ func (r *Reconciler) create(ctx context.Context, c *v1alpha1.Configuration, vers
 		Namespace: c.Namespace, Name: v1alpha1.VersionObjectName(c.Name, version), OwnerReferences: ownerOf(c),
 		Labels: map[string]string{v1alpha1.LabelConfiguration: c.Name},
 	}
-	var object client.Object = &corev1.ConfigMap{ObjectMeta: meta, Immutable: ptr.To(true), Data: files}
+	var object client.Object = &corev1.ConfigMap{ObjectMeta: meta, Immutable: new(true), Data: files}
 	if c.Spec.Type == v1alpha1.ConfigurationSecret {
 		data := map[string][]byte{}
 		for name, value := range files {
 			data[name] = []byte(value)
 		}
-		object = &corev1.Secret{ObjectMeta: meta, Immutable: ptr.To(true), Data: data}
+		object = &corev1.Secret{ObjectMeta: meta, Immutable: new(true), Data: data}
 	}
 	err := r.client.Create(ctx, object)
 	if !apierrors.IsAlreadyExists(err) {

@@ -70,8 +70,7 @@ func TestChoose(t *testing.T) {
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("%s\n%s", tc.reason, diff)
 			}
-			var notFound *NotFoundError
-			if errors.As(err, &notFound) {
+			if notFound, ok := errors.AsType[*NotFoundError](err); ok {
 				if diff := cmp.Diff(tc.missing, notFound.Missing); diff != "" {
 					t.Errorf("%s\n%s", tc.reason, diff)
 				}

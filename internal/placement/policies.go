@@ -3,6 +3,7 @@ package placement
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -157,13 +158,8 @@ func scoreOf(c *Candidate, component string) int64 {
 	if c.Room == nil {
 		return 0
 	}
-	pod := corev1.ResourceList{}
-	for name, quantity := range nominal {
-		pod[name] = quantity
-	}
-	for name, quantity := range c.Pod[component] {
-		pod[name] = quantity
-	}
+	pod := maps.Clone(nominal)
+	maps.Copy(pod, c.Pod[component])
 	return fitting(c.Room, pod)
 }
 
