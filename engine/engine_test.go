@@ -108,6 +108,16 @@ func (i *instance) process(target string) daemon.ProcessStatus {
 	return daemon.ProcessStatus{}
 }
 
+// pids by target, to see that nothing was started again.
+func (i *instance) pids() map[string]int {
+	i.t.Helper()
+	out := map[string]int{}
+	for _, p := range i.status().Processes {
+		out[p.Target] = p.PID
+	}
+	return out
+}
+
 func (i *instance) eventuallyReady() {
 	i.t.Helper()
 	NewWithT(i.t).Eventually(func() string {
@@ -265,15 +275,10 @@ func TestInstance(t *testing.T) {
 }
 
 func (i *instance) testUpAgain() {
-	before := i.status()
+	before := i.pids()
 	i.run("up")
-	after := i.status()
-	for n, p := range before.Processes {
-		if q := after.Processes[n]; p.Target != q.Target || p.PID != q.PID {
-			i.t.Errorf("%s had pid %d, now %s has %d", p.Target, p.PID, q.Target, q.PID)
-		}
-	}
-	for _, c := range after.Clusters {
+	NewWithT(i.t).Expect(i.pids()).To(Equal(before))
+	for _, c := range i.status().Clusters {
 		info, err := os.Stat(c.Kubeconfig)
 		if err != nil {
 			i.t.Fatal(err)
@@ -509,8 +514,12 @@ func TestTwoInstancesSideBySide(t *testing.T) {
 	a.kubectl("same", "", "create", "configmap", "left")
 	_, err := b.tryKubectl("same", "", "get", "configmap", "left")
 	g.Expect(err).To(MatchError(ContainSubstring("not found")))
+	before := a.pids()
+	b.killDaemon()
 	b.run("down")
-	g.Expect(a.status().State).To(Equal(daemon.Ready), "the other's end is not noticed")
+	b.run("down") // once more is no fault, and does not touch whoever has the addresses now
+	g.Expect(a.pids()).To(Equal(before), "the other's end is not noticed")
+	a.eventuallyReady()
 	b.run("up")
 	g.Expect(b.status().State).To(Equal(daemon.Ready))
 }
@@ -534,7 +543,8 @@ services:
 	i.run("kill", "services/late/late")
 	g.Eventually(func() int { return i.process("services/late/late").Restarts }).WithTimeout(patience).Should(Equal(1))
 
-	t.Run("a failing service is named with its last lines", func(t *testing.T) {
+	i.step("a failing service is named with its last lines", func() {
+		g := NewWithT(i.t)
 		config := topology.Paths{Data: i.data}.Config()
 		wish, err := topology.Load(config)
 		g.Expect(err).NotTo(HaveOccurred())
@@ -542,5 +552,20 @@ services:
 		g.Expect(wish.Save(config)).To(Succeed())
 		_, err = i.try("up", "--timeout", "60s")
 		g.Expect(err).To(MatchError(And(ContainSubstring("services/late/late"), ContainSubstring("exit status 3"), ContainSubstring("the reason is here"))))
+		wish.Services = nil
+		g.Expect(wish.Save(config)).To(Succeed())
+		i.run("up")
+	})
+	i.step("a control plane that cannot start is named with its last lines", func() {
+		g := NewWithT(i.t)
+		i.run("stop", "hub")
+		wal := filepath.Join(topology.Paths{Data: i.data}.ControlPlane("hub"), "etcd/member")
+		g.Expect(os.Rename(wal, wal+".good")).To(Succeed())
+		g.Expect(os.WriteFile(wal, []byte("not a folder"), 0o600)).To(Succeed())
+		_, err := i.try("up", "--timeout", "60s")
+		g.Expect(err).To(MatchError(And(ContainSubstring("hub/etcd is"), ContainSubstring("last lines of"), ContainSubstring("not a directory"))))
+		g.Expect(os.Remove(wal)).To(Succeed())
+		g.Expect(os.Rename(wal+".good", wal)).To(Succeed())
+		i.run("up")
 	})
 }

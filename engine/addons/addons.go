@@ -130,8 +130,8 @@ var (
 	pods        = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 )
 
-// Unavailable names the deployments among the objects that are not available, and their pods that have not been
-// started since their node was: right after a restart the cluster still believes what it knew before. Metrics are not
+// Unavailable names the deployments among the objects that are not available, or whose pods have not been
+// ready since their node was started: right after a restart the cluster still believes what it knew before. Metrics are not
 // waited for: they need a full collection period after everything else runs.
 func Unavailable(ctx context.Context, client dynamic.Interface, objects []*unstructured.Unstructured, since map[string]time.Time) ([]string, error) {
 	var out []string
@@ -149,7 +149,7 @@ func Unavailable(ctx context.Context, client dynamic.Interface, objects []*unstr
 			return nil, fmt.Errorf("reading pods of addon %s: %w", o.GetName(), err)
 		}
 		n, _, _ := unstructured.NestedInt64(live.Object, "status", "availableReplicas")
-		if n == 0 || slices.ContainsFunc(list.Items, func(p unstructured.Unstructured) bool { return stale(p, since) }) {
+		if n == 0 || slices.ContainsFunc(list.Items, func(p unstructured.Unstructured) bool { return !serves(p, since) }) {
 			out = append(out, o.GetName())
 		}
 	}
@@ -160,14 +160,19 @@ func labelSelector(labels map[string]string) string {
 	return metav1.FormatLabelSelector(&metav1.LabelSelector{MatchLabels: labels})
 }
 
-// stale tells whether a container of the pod is reported as running since before the start of its node.
-func stale(pod unstructured.Unstructured, since map[string]time.Time) bool {
+// serves tells whether all containers of the pod are ready and were started after their node was. Pods on their way out
+// do not matter.
+func serves(pod unstructured.Unstructured, since map[string]time.Time) bool {
+	if pod.GetDeletionTimestamp() != nil {
+		return true
+	}
 	node, _, _ := unstructured.NestedString(pod.Object, "spec", "nodeName")
 	containers, _, _ := unstructured.NestedSlice(pod.Object, "status", "containerStatuses")
-	return slices.ContainsFunc(containers, func(entry any) bool {
+	return len(containers) > 0 && !slices.ContainsFunc(containers, func(entry any) bool {
 		container, _ := entry.(map[string]any)
-		text, found, _ := unstructured.NestedString(container, "state", "running", "startedAt")
+		ready, _, _ := unstructured.NestedBool(container, "ready")
+		text, _, _ := unstructured.NestedString(container, "state", "running", "startedAt")
 		started, err := time.Parse(time.RFC3339, text)
-		return found && err == nil && started.Before(since[node])
+		return !ready || err != nil || started.Before(since[node])
 	})
 }

@@ -3,6 +3,7 @@ package addons
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -35,6 +36,34 @@ func TestObjects(t *testing.T) {
 	}
 	if corefile := field(t, all, "ConfigMap", "coredns", "data", "Corefile"); !strings.Contains(corefile, "forward . 192.0.2.53") {
 		t.Errorf("outside names go to the given server:\n%s", corefile)
+	}
+}
+
+func TestServes(t *testing.T) {
+	start := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	pod := func(ready bool, state string) map[string]any {
+		return map[string]any{"spec": map[string]any{"nodeName": "n"}, "status": map[string]any{"containerStatuses": []any{
+			map[string]any{"ready": ready, "state": map[string]any{"running": map[string]any{"startedAt": state}}}}}}
+	}
+	deleted := pod(false, "")
+	deleted["metadata"] = map[string]any{"deletionTimestamp": "2026-01-01T12:00:00Z"}
+	cases := map[string]struct {
+		reason string
+		pod    map[string]any
+		want   bool
+	}{
+		"Fresh":    {"Started after its node", pod(true, "2026-01-01T12:00:03Z"), true},
+		"Stale":    {"What was reported before the node was started is not true any more", pod(true, "2026-01-01T11:59:59Z"), false},
+		"NotReady": {"Running is not enough", pod(false, "2026-01-01T12:00:03Z"), false},
+		"NotYet":   {"Nothing reported yet", map[string]any{}, false},
+		"Leaving":  {"A pod on its way out does not matter", deleted, true},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got := serves(unstructured.Unstructured{Object: tc.pod}, map[string]time.Time{"n": start}); got != tc.want {
+				t.Errorf("%s: got %v", tc.reason, got)
+			}
+		})
 	}
 }
 

@@ -154,16 +154,28 @@ func (d *Daemon) clusterStatus(ctx context.Context, c *topology.ClusterState) Cl
 		s.Nodes = append(s.Nodes, NodeStatus{Name: n.Name, State: NotReady, since: d.units[c.Name+"/"+n.Name].since(), IP: plan.Node(c.Slot, n.Index).String(), PodCIDR: plan.NodePods(c.Slot, n.Index).String()})
 	}
 	drill := d.drills.on(c.Name, topology.ControlPlane)
+	controlPlane := d.units[c.Name+"/"+topology.ControlPlane]
 	cluster := d.clusters[c.Name]
 	d.mu.Unlock()
 	if drill != "" {
 		s.State, s.Message = drill, "by request, until heal or start"
-	} else if s.Message = cluster.observe(ctx, s.Nodes); s.Message != "" {
+		return d.markNodes(c, s)
+	}
+	s.Message = "waiting for the control plane to start"
+	if controlPlane.running() != nil { // before that nobody would answer, which takes long to find out
+		s.Message = cluster.observe(ctx, s.Nodes)
+	}
+	if s.Message != "" {
 		s.State = Starting
 		if cluster.wasReady() {
 			s.State = NotReady
 		}
 	}
+	return d.markNodes(c, s)
+}
+
+// markNodes shows drills on single nodes.
+func (d *Daemon) markNodes(c *topology.ClusterState, s ClusterStatus) ClusterStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i, n := range s.Nodes {

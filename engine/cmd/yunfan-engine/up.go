@@ -25,7 +25,7 @@ import (
 const (
 	poll        = 200 * time.Millisecond
 	logLines    = 15
-	hopeless    = 6 // restarts after which a process that is not ready is given up
+	maxRestarts = 5 // after which a process that is not ready is given up
 	callTimeout = 90 * time.Second
 )
 
@@ -138,39 +138,65 @@ func startDaemon(ctx context.Context, p topology.Paths, programs topology.Progra
 
 // awaitReady shows what is being waited for until everything is Ready, and explains a failure.
 func awaitReady(ctx context.Context, p topology.Paths, progress io.Writer) error {
-	start, last, client := time.Now(), map[string]string{}, control.Client{Path: p.Socket()}
-	say := func(what, state string) {
-		if last[what] != state {
-			fmt.Fprintf(progress, "%6.1fs  %-12s %s\n", time.Since(start).Seconds(), what, state)
-			last[what] = state
-		}
-	}
+	client := control.Client{Path: p.Socket()}
+	w := wait{begun: time.Now(), out: progress, shown: map[string]string{}, restarts: map[string]int{}}
 	var s daemon.Status
 	for {
 		var now daemon.Status
 		if err := client.Call(ctx, "/status", struct{}{}, &now); err == nil {
 			s = now
-			for _, c := range s.Clusters {
-				say(c.Name, describe(c.State, c.Message))
-			}
-			for _, proc := range s.Processes {
-				if strings.HasPrefix(proc.Target, "services/") && strings.Count(proc.Target, "/") == 2 {
-					say(strings.TrimPrefix(proc.Target, "services/"), string(proc.State))
-				}
-			}
+			w.show(&s)
 			if s.State == daemon.Ready {
 				return nil
 			}
-			if c := s.Culprit(); c != nil && c.Restarts >= hopeless {
+			if w.hopeless(&s) {
 				return explain(&s, errors.New("a process keeps failing"))
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return explain(&s, fmt.Errorf("not Ready after %s", time.Since(start).Round(time.Second)))
+			return explain(&s, fmt.Errorf("not Ready after %s", time.Since(w.begun).Round(time.Second)))
 		case <-time.After(poll):
 		}
 	}
+}
+
+// wait is what a command remembers while it waits.
+type wait struct {
+	begun    time.Time
+	out      io.Writer
+	shown    map[string]string
+	restarts map[string]int // of each culprit when it was first seen: what failed before this command does not count
+}
+
+// show prints a line for every cluster and service that changed.
+func (w *wait) show(s *daemon.Status) {
+	say := func(what, state string) {
+		if w.shown[what] != state {
+			fmt.Fprintf(w.out, "%6.1fs  %-12s %s\n", time.Since(w.begun).Seconds(), what, state)
+			w.shown[what] = state
+		}
+	}
+	for _, c := range s.Clusters {
+		say(c.Name, describe(c.State, c.Message))
+	}
+	for _, p := range s.Processes {
+		if name, isService := strings.CutPrefix(p.Target, "services/"); isService && strings.Contains(name, "/") {
+			say(p.Name, string(p.State))
+		}
+	}
+}
+
+// hopeless tells whether waiting longer would not help.
+func (w *wait) hopeless(s *daemon.Status) bool {
+	c := s.Culprit()
+	if c == nil {
+		return false
+	}
+	if _, known := w.restarts[c.Target]; !known {
+		w.restarts[c.Target] = c.Restarts
+	}
+	return c.Restarts-w.restarts[c.Target] >= maxRestarts
 }
 
 // describe shortens connection errors, which would change with every try.
