@@ -89,8 +89,7 @@ func (c *Command) Rollback(ctx context.Context, name, revision string) error {
 			return err
 		}
 		fmt.Fprintf(c.Progress, "to revision %d, %s\n", to.Spec.Number, to.Name)
-		restore(app, &to.Spec)
-		return nil
+		return app.RollBack(to)
 	})
 }
 
@@ -115,27 +114,4 @@ func choose(revisions []v1alpha1.ApplicationRevision, current, wanted string) (*
 		}
 	}
 	return nil, cli.Usagef("there is no revision before the present one")
-}
-
-// restore puts a revision's content back into the application.
-func restore(app *v1alpha1.Application, to *v1alpha1.ApplicationRevisionSpec) {
-	replicas := map[string]*int32{}
-	for _, component := range app.Spec.Components {
-		replicas[component.Name] = component.Replicas
-	}
-	app.Spec.Version, app.Spec.Chart, app.Spec.Components = to.Version, to.Chart, nil
-	for _, component := range to.Components {
-		component.Replicas = replicas[component.Name]
-		app.Spec.Components = append(app.Spec.Components, component)
-	}
-	overrides := map[string][]v1alpha1.Override{}
-	for _, o := range to.Overrides {
-		overrides[o.Partition] = o.Overrides
-	}
-	for i := range app.Spec.Placement.Partitions {
-		// What a selector chooses has no overrides of its own in a revision: they stay.
-		if choice := &app.Spec.Placement.Partitions[i]; choice.Name != "" {
-			choice.Overrides = overrides[choice.Name]
-		}
-	}
 }

@@ -84,28 +84,6 @@ func TestTPL02ChooseRevision(t *testing.T) {
 	}
 }
 
-func TestTPL02Restore(t *testing.T) {
-	app := application(v1alpha1.Component{Name: "web", Replicas: ptr.To[int32](7)}, v1alpha1.Component{Name: "new"})
-	app.Spec.Placement.Partitions = []v1alpha1.PartitionChoice{
-		{Name: "prod-bj", Weight: ptr.To[int32](2), Overrides: []v1alpha1.Override{{Component: "new"}}},
-		{Selector: &metav1.LabelSelector{}, Overrides: []v1alpha1.Override{{Component: "web"}}},
-	}
-	restore(app, &v1alpha1.ApplicationRevisionSpec{
-		Version: "v1", Components: []v1alpha1.Component{{Name: "web"}},
-		Overrides: []v1alpha1.PartitionOverrides{{Partition: "prod-bj", Overrides: []v1alpha1.Override{{Component: "web", NodePorts: map[string]int32{"http": 30002}}}}},
-	})
-	want := v1alpha1.ApplicationSpec{
-		Version: "v1", Components: []v1alpha1.Component{{Name: "web", Replicas: ptr.To[int32](7)}},
-		Placement: v1alpha1.Placement{Partitions: []v1alpha1.PartitionChoice{
-			{Name: "prod-bj", Weight: ptr.To[int32](2), Overrides: []v1alpha1.Override{{Component: "web", NodePorts: map[string]int32{"http": 30002}}}},
-			{Selector: &metav1.LabelSelector{}, Overrides: []v1alpha1.Override{{Component: "web"}}},
-		}},
-	}
-	if diff := cmp.Diff(want, app.Spec); diff != "" {
-		t.Errorf("content goes back; replicas, weights and selectors stay: -want +got:\n%s", diff)
-	}
-}
-
 func TestSettled(t *testing.T) {
 	status := func(observed int64, ready metav1.ConditionStatus, reason string, pods ...int32) v1alpha1.ApplicationStatus {
 		s := v1alpha1.ApplicationStatus{ObservedGeneration: observed, Conditions: []metav1.Condition{{
