@@ -83,7 +83,11 @@ func eventually(t *testing.T, name, within, reason, message string) *v1alpha1.Cl
 		condition, c = ready(t, name)
 		g.Expect(condition.Reason).To(Equal(reason), condition.Message)
 		g.Expect(condition.Message).To(ContainSubstring(message))
-		g.Expect(condition.Status == metav1.ConditionTrue).To(Equal(reason == v1alpha1.ReasonReady))
+		if reason == v1alpha1.ReasonReady {
+			g.Expect(condition.Status).To(Equal(metav1.ConditionTrue))
+		} else {
+			g.Expect(condition.Status).To(Equal(metav1.ConditionFalse))
+		}
 	}, within, "100ms").Should(Succeed())
 	return c
 }

@@ -70,12 +70,10 @@ func (c *Controller) clean(ctx context.Context, cluster *v1alpha1.Cluster) error
 // stuck adds the way out to the reason why a cluster's workloads cannot be deleted.
 func stuck(err error) error {
 	hint := fmt.Sprintf("or set the annotation %s=true on the cluster to remove it and leave everything there as it is", v1alpha1.AnnotationForceRemoval)
-	var waiting *reconcile.Waiting
-	if errors.As(err, &waiting) {
+	if waiting, ok := errors.AsType[*reconcile.Waiting](err); ok {
 		return reconcile.Wait(waiting.Reason, waiting.After, "its workloads cannot be deleted: %w; %s", waiting.Err, hint)
 	}
-	var stalled *reconcile.Stalled
-	if errors.As(err, &stalled) {
+	if stalled, ok := errors.AsType[*reconcile.Stalled](err); ok {
 		return reconcile.Stall(stalled.Reason, "its workloads cannot be deleted: %w; %s", stalled.Err, hint)
 	}
 	return err

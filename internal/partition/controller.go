@@ -33,8 +33,8 @@ type Members interface {
 
 // Controller reconciles the Partitions whose cluster is not there, and starts a controller for each cluster that is.
 type Controller struct {
-	members Members
 	hubSide
+	members Members
 }
 
 // hubSide is what is done on the hub, whether the cluster is there or not.

@@ -98,8 +98,7 @@ func (r *reconciler) reached(step reconcile.Step[*v1alpha1.Partition]) reconcile
 	return func(ctx context.Context, p *v1alpha1.Partition) error {
 		if answering, _ := r.member.Answering(); answering {
 			err := step(ctx, p)
-			var silent *member.NotAnsweringError
-			if !errors.As(err, &silent) {
+			if _, silent := errors.AsType[*member.NotAnsweringError](err); !silent {
 				return err
 			}
 		}

@@ -19,9 +19,9 @@ import (
 
 // allocate takes the partition's quota out of the tenant's. What was given is written into the tenant's status against
 // the version that was read, so of two partitions that want the last of it one has to look again.
-func (r *hubSide) allocate(ctx context.Context, p *v1alpha1.Partition) error {
+func (h *hubSide) allocate(ctx context.Context, p *v1alpha1.Partition) error {
 	tenant := &v1alpha1.Tenant{}
-	err := r.reader.Get(ctx, client.ObjectKey{Name: p.Namespace}, tenant)
+	err := h.reader.Get(ctx, client.ObjectKey{Name: p.Namespace}, tenant)
 	if apierrors.IsNotFound(err) {
 		return reconcile.Stall(v1alpha1.ReasonInvalid,
 			"namespace %s is not a tenant's: create partitions in the namespace of a tenant", p.Namespace)
@@ -41,16 +41,16 @@ func (r *hubSide) allocate(ctx context.Context, p *v1alpha1.Partition) error {
 		tenant.Status.Allocated = append(tenant.Status.Allocated, v1alpha1.Allocation{Partition: p.Name})
 	}
 	tenant.Status.Allocated[at].Quota = p.Spec.Quota
-	if err := r.client.Status().Update(ctx, tenant); err != nil {
+	if err := h.client.Status().Update(ctx, tenant); err != nil {
 		return fmt.Errorf("allocating quota of tenant %s: %w", p.Namespace, err)
 	}
 	return nil
 }
 
 // release gives the partition's quota back to the tenant.
-func (r *hubSide) release(ctx context.Context, p *v1alpha1.Partition) error {
+func (h *hubSide) release(ctx context.Context, p *v1alpha1.Partition) error {
 	tenant := &v1alpha1.Tenant{}
-	if err := r.reader.Get(ctx, client.ObjectKey{Name: p.Namespace}, tenant); err != nil {
+	if err := h.reader.Get(ctx, client.ObjectKey{Name: p.Namespace}, tenant); err != nil {
 		return client.IgnoreNotFound(err)
 	}
 	left := slices.DeleteFunc(slices.Clone(tenant.Status.Allocated), func(a v1alpha1.Allocation) bool { return a.Partition == p.Name })
@@ -58,7 +58,7 @@ func (r *hubSide) release(ctx context.Context, p *v1alpha1.Partition) error {
 		return nil
 	}
 	tenant.Status.Allocated = left
-	if err := r.client.Status().Update(ctx, tenant); err != nil {
+	if err := h.client.Status().Update(ctx, tenant); err != nil {
 		return fmt.Errorf("giving quota back to tenant %s: %w", p.Namespace, err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -130,9 +131,7 @@ func (r *reconciler) adopt(ctx context.Context, p *v1alpha1.Partition, ns *corev
 	if ns.Labels == nil {
 		ns.Labels = map[string]string{}
 	}
-	for key, value := range identity(p) {
-		ns.Labels[key] = value
-	}
+	maps.Copy(ns.Labels, identity(p))
 	if ns.Annotations == nil {
 		ns.Annotations = map[string]string{}
 	}

@@ -96,8 +96,7 @@ func Finalize[T Object](ctx context.Context, c client.Client, obj T, ready, fina
 func inOrder[T Object](ctx context.Context, obj T, steps []Step[T]) (remarks string, err error) {
 	for _, step := range steps {
 		err := step(ctx, obj)
-		var remark *remarked
-		if errors.As(err, &remark) {
+		if remark, ok := errors.AsType[*remarked](err); ok {
 			remarks = remark.text
 		} else if err != nil {
 			return "", err

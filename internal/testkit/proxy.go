@@ -69,16 +69,28 @@ func (p *Proxy) Connections() int {
 }
 
 // Pass undoes every disturbance.
-func (p *Proxy) Pass(t testing.TB) { p.change(t, passing) }
+func (p *Proxy) Pass(t testing.TB) {
+	t.Helper()
+	p.change(t, passing)
+}
 
 // Refuse closes all connections, and new ones are refused at once, as when the server's process is gone.
-func (p *Proxy) Refuse(t testing.TB) { p.change(t, refusing) }
+func (p *Proxy) Refuse(t testing.TB) {
+	t.Helper()
+	p.change(t, refusing)
+}
 
 // Freeze keeps connections open and accepts new ones, but nothing gets through, as when the server hangs.
-func (p *Proxy) Freeze(t testing.TB) { p.change(t, freezing) }
+func (p *Proxy) Freeze(t testing.TB) {
+	t.Helper()
+	p.change(t, freezing)
+}
 
 // Drop lets nothing through on the connections there are, and new ones get no answer, as when packets are lost.
-func (p *Proxy) Drop(t testing.TB) { p.change(t, dropping) }
+func (p *Proxy) Drop(t testing.TB) {
+	t.Helper()
+	p.change(t, dropping)
+}
 
 func (p *Proxy) change(t testing.TB, mode proxyMode) {
 	t.Helper()
