@@ -76,10 +76,10 @@ var rules = []struct {
 	}},
 	{"version-tag", checkTag},
 	{"env", func(f facts) string {
-		if slices.ContainsFunc(f.env, func(n string) bool { return n != "PATH" }) {
+		if slices.ContainsFunc(f.env, func(n string) bool { return n != "PATH" }) || f.labels[LabelSettings] == "nothing" {
 			return ""
 		}
-		return "no setting can be seen: declare what can be set with ENV"
+		return "no setting can be seen: declare what can be set with ENV, or set the label " + LabelSettings + "=nothing"
 	}},
 	{"expose", func(f facts) string {
 		if f.ports > 0 || f.labels[LabelListens] == "nothing" {

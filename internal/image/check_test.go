@@ -125,6 +125,7 @@ func TestIMG08_Image(t *testing.T) {
 		"referred to by digest":    {"r.io/web@sha256:" + strings.Repeat("0", 64), empty.Image, func(*v1.Config) {}, nil},
 		"a shell in the way":       {"r.io/web:v1", empty.Image, func(c *v1.Config) { c.Entrypoint = []string{"/bin/sh"} }, []string{"foreground"}},
 		"listens to nobody":        {"r.io/web:v1", empty.Image, func(c *v1.Config) { c.ExposedPorts = nil; c.Labels[LabelListens] = "nothing" }, nil},
+		"nothing to set":           {"r.io/web:v1", empty.Image, func(c *v1.Config) { c.Env = nil; c.Labels[LabelSettings] = "nothing" }, nil},
 		"only an old style author": {"r.io/web:v1", empty.Image, func(c *v1.Config) { c.Labels["maintainer"] = "me"; delete(c.Labels, labelMaintainer) }, nil},
 	} {
 		t.Run(reason, func(t *testing.T) {

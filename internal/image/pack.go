@@ -24,6 +24,8 @@ const (
 
 	// LabelListens with the value "nothing" says that an image has no port to expose.
 	LabelListens = "yunfan.io/listens"
+	// LabelSettings with the value "nothing" says that there is no environment variable to declare.
+	LabelSettings = "yunfan.io/settings"
 )
 
 // Packer turns recipes into images.

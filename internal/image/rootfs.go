@@ -14,6 +14,8 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"syscall"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -112,7 +114,10 @@ func (p *Packer) cached(ctx context.Context, key string, build func(dir, out str
 	if os.Geteuid() != 0 {
 		return "", errors.New("making a Debian root file system needs root: run as root, or take the finished image archives")
 	}
-	tmp, err := os.MkdirTemp(dir, ".build-*")
+	if err := removeLeftOvers(dir, key); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(dir, ".build-"+key+"-*")
 	if err != nil {
 		return "", fmt.Errorf("making a scratch directory: %w", err)
 	}
@@ -130,13 +135,25 @@ func (p *Packer) cached(ctx context.Context, key string, build func(dir, out str
 	return final, nil
 }
 
+// removeLeftOvers removes what a killed process left behind; the caller holds the lock of the key.
+func removeLeftOvers(dir, key string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, ".build-"+key+"-*"))
+	for _, path := range paths {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	if err != nil {
+		return fmt.Errorf("removing an unfinished root file system: %w", err)
+	}
+	return nil
+}
+
 func (p *Packer) buildBase(ctx context.Context, suite, root, out string) error {
 	if _, err := exec.LookPath("debootstrap"); err != nil {
 		return errors.New("debootstrap is missing: apt-get install debootstrap")
 	}
 	mirror := p.mirror()
 	p.say("making the base system of Debian %s (about a minute, once)", suite)
-	if err := p.run(ctx, "debootstrap", "--variant=minbase", suite, root, mirror); err != nil {
+	if err := p.isolated(ctx, "", "debootstrap", "--variant=minbase", suite, root, mirror); err != nil {
 		return err
 	}
 	// debootstrap knows only the main suite; updates and security come from apt.
@@ -238,7 +255,7 @@ func (p *Packer) apt(ctx context.Context, root string, argv []string) error {
 	err = withRoot(root, func(r *os.Root) error {
 		return errors.Join(r.RemoveAll("etc/resolv.conf"), r.WriteFile("etc/resolv.conf", resolv, 0o644),
 			r.WriteFile(policyFile, []byte("#!/bin/sh\nexit 101\n"), 0o755), // no package may start its services
-			r.WriteFile(settingsFile, []byte("Acquire::Retries \"3\";\nAcquire::http::Timeout \"30\";\n"), 0o644))
+			r.WriteFile(settingsFile, []byte("Acquire::Retries \"3\";\nAcquire::http::Timeout \"30\";\nAcquire::Languages \"none\";\n"), 0o644))
 	})
 	if err != nil {
 		return fmt.Errorf("preparing apt: %w", err)
@@ -267,14 +284,19 @@ func withRoot(dir string, do func(*os.Root) error) error {
 	return do(root)
 }
 
-// inside runs a program in a root file system, in process and mount namespaces of its own: whatever it starts or mounts
-// is gone when it ends.
+// inside runs a program in a root file system.
 func (p *Packer) inside(ctx context.Context, root string, argv []string) error {
 	proc := filepath.Join(root, "proc")
 	if err := os.MkdirAll(proc, 0o555); err != nil {
 		return fmt.Errorf("making /proc: %w", err)
 	}
-	return p.run(ctx, "unshare", append([]string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc=" + proc, "chroot", root}, argv...)...)
+	return p.isolated(ctx, "="+proc, append([]string{"chroot", root}, argv...)...)
+}
+
+// isolated runs a program in process and mount namespaces of its own: whatever it starts or mounts is gone when it ends,
+// however it ends. proc is "" or "=" and where /proc shall be.
+func (p *Packer) isolated(ctx context.Context, proc string, argv ...string) error {
+	return p.run(ctx, "unshare", append([]string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc" + proc}, argv...)...)
 }
 
 // run executes a program with a small, fixed environment and shows its progress. An error carries its last lines.
@@ -290,7 +312,8 @@ func (p *Packer) run(ctx context.Context, program string, args ...string) error 
 			cmd.Env = append(cmd.Env, proxy+"="+v)
 		}
 	}
-	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = out, out, 5*time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it does not outlive us
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("running %s: %w", program, ctx.Err())
