@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"syscall"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -134,7 +135,8 @@ func (i *Instance) engine(ctx context.Context, out io.Writer, args ...string) er
 	}
 	cmd := exec.CommandContext(ctx, program, append(args, "--data-dir", i.DataDir)...)
 	cmd.Stdout, cmd.Stderr = out, i.Progress
-	// Ctrl-C reaches the engine's program as well: it ends by itself, so that nothing is left half done.
+	// Ctrl-C reaches us alone, and the engine's program through us: one that is pressed twice must not end the cleaning.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	const patience = 10 * time.Second
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = patience
