@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
@@ -29,8 +30,8 @@ type DryRun func(ctx context.Context, partition *v1alpha1.Partition, revision *v
 // API answers what the hub's own API cannot: lists over all tenants, an application with the state of its components,
 // and previews.
 type API struct {
-	// Hub is the cache.
-	Hub        client.Reader
+	// Hub is read from the cache. It is written to in dry runs only.
+	Hub        client.Client
 	Authorizer *rest.Authorizer
 	DryRun     DryRun
 }
@@ -205,16 +206,42 @@ func (a *API) preview(r *http.Request) (*Preview, error) {
 			return nil, err
 		}
 	}
-	live := &v1alpha1.Application{}
-	if err := a.Hub.Get(r.Context(), client.ObjectKeyFromObject(app), live); client.IgnoreNotFound(err) != nil {
-		return nil, fmt.Errorf("reading application %s: %w", app.Name, err)
+	if err := a.complete(r.Context(), app); err != nil {
+		return nil, err
 	}
-	app.UID, app.Status = live.UID, live.Status
 	plan, err := NewPlan(r.Context(), a.Hub, app)
 	if err != nil {
 		return nil, err
 	}
 	return a.try(r.Context(), app, plan)
+}
+
+// complete makes of a manifest what the hub would store of it, with defaults and checked by the schema, and gives it the
+// status of the application that is there: where replicas are now decides where they will be.
+func (a *API) complete(ctx context.Context, app *v1alpha1.Application) error {
+	manifest := app.DeepCopy()
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		live := &v1alpha1.Application{}
+		err := a.Hub.Get(ctx, client.ObjectKeyFromObject(manifest), live)
+		manifest.DeepCopyInto(app)
+		if apierrors.IsNotFound(err) {
+			return a.Hub.Create(ctx, app, client.DryRunAll)
+		} else if err != nil {
+			return err
+		}
+		app.UID, app.ResourceVersion = live.UID, live.ResourceVersion
+		return a.Hub.Update(ctx, app, client.DryRunAll)
+	})
+	if apierrors.IsForbidden(err) {
+		// Our own webhook refuses what is unsound: the plan says so with a reason of its own.
+		if _, unsound := NewPlan(ctx, a.Hub, manifest); unsound != nil {
+			return unsound
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("completing application %s: %w", manifest.Name, err)
+	}
+	return nil
 }
 
 // try asks every partition at once. One that cannot be asked has its error in its place.
