@@ -58,8 +58,7 @@ func TestTPL04PortsAndResources(t *testing.T) {
 	j.Expect(limits.Cpu().String() + " " + limits.Memory().String()).To(Equal("100m 64Mi"))
 
 	j.Partition("other", journey.Beijing)
-	b := j.Application("late", journey.In("other"), journey.Echo("late", journey.NodePort(port)))
-	j.Eventually(j.Condition(b, v1alpha1.ConditionReady)).Should(And(HavePrefix("False "+v1alpha1.ReasonNodePortTaken), ContainSubstring("web")))
+	j.Refused("late", journey.In("other"), journey.Echo("late", journey.NodePort(port)), "web", j.Tenant)
 	j.Expect(j.Kubectl(journey.Beijing, "-n", j.Tenant+"-other", "get", "deployments,services", "-o", "name")).To(BeEmpty(), "nothing is applied")
 }
 

@@ -6,11 +6,10 @@ import (
 	"testing"
 
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/e2e/journey"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // serverXML has what is easily lost on the way: quotes, angle brackets, tabs, Chinese, blank and unended lines.
@@ -38,9 +37,15 @@ func TestCFG02FileIsByteIdentical(t *testing.T) {
 	}
 	j.Expect(content()).To(Equal(serverXML))
 
-	first := a.Status.Revision
+	j.Expect(j.Get(c)).To(Succeed())
+	first, revision := c.Status.Version, a.Status.Revision
 	j.Update(c, func() { c.Spec.Files["server.xml"] = "changed\n" })
-	j.Eventually(func() string { _ = j.Get(a); return a.Status.Revision }).ShouldNot(Equal(first), "a new version of a file is a new revision")
+	j.Eventually(func() string { _ = j.Get(c); return c.Status.Version }).ShouldNot(Equal(first))
+	j.Ready(a)
+	j.Expect(a.Status.Revision).To(Equal(revision), "a running application keeps the version of its revision")
+	j.Expect(content()).To(Equal(serverXML))
+	j.Update(a, func() { a.Spec.Version = "v2" })
+	j.Eventually(func() string { _ = j.Get(a); return a.Status.Revision }).ShouldNot(Equal(revision), "its next version takes the newest")
 	j.Ready(a)
 	j.Eventually(content).Should(Equal("changed\n"))
 }
@@ -56,13 +61,13 @@ func TestCFG04EnvironmentSecretsAndPublication(t *testing.T) {
 		},
 	}
 	j.Create(hidden)
-	a := j.Application("web", journey.In("bj"), journey.Echo("web", use(v1alpha1.ConfigurationUse{Name: "password", Environment: true, MountPath: "/secret"})))
-	j.Eventually(j.Condition(a, v1alpha1.ConditionReady)).Should(And(HavePrefix("False "+v1alpha1.ReasonConfigurationNotFound), ContainSubstring("password")),
-		"what is not published cannot be used")
+	web := journey.Echo("web", use(v1alpha1.ConfigurationUse{Name: "password", Environment: true, MountPath: "/secret"}))
+	j.Refused("early", journey.In("bj"), web, "password")
 	j.Update(hidden, func() {
 		hidden.Spec.Publication = v1alpha1.PublicationSelected
 		hidden.Spec.Partitions = []string{"bj"}
 	})
+	a := j.Application("web", journey.In("bj"), web)
 	j.Ready(a)
 	pod := j.Pods(journey.Beijing, j.Tenant+"-bj", "web")[0].Name
 	j.Expect(j.Kubectl(journey.Beijing, "-n", j.Tenant+"-bj", "exec", pod, "--", "/bin/env")).To(ContainSubstring("DB_PASSWORD=correct horse\n"))

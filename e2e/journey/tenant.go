@@ -44,6 +44,25 @@ func (j *Journey) Application(name string, placement v1alpha1.Placement, compone
 	return a
 }
 
+// Refused proves that an application is refused with all of the words: at once by the webhook or, should the server have
+// been away at that moment, in its condition.
+func (j *Journey) Refused(name string, placement v1alpha1.Placement, component v1alpha1.Component, words ...string) {
+	j.Helper()
+	a := &v1alpha1.Application{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: j.Tenant},
+		Spec:       v1alpha1.ApplicationSpec{Placement: placement, Components: []v1alpha1.Component{component}},
+	}
+	said := j.Condition(a, v1alpha1.ConditionReady)
+	if err := j.Hub().Create(j.ctx, a); err != nil {
+		said = func() (string, error) { return err.Error(), nil }
+	} else {
+		defer func() { j.Expect(j.Hub().Delete(j.ctx, a)).To(gomega.Succeed()) }()
+	}
+	for _, word := range words {
+		j.Eventually(said).WithTimeout(10 * time.Second).Should(gomega.ContainSubstring(word))
+	}
+}
+
 // In places everything in full in each of the partitions.
 func In(partitions ...string) v1alpha1.Placement {
 	var p v1alpha1.Placement

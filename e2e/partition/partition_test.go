@@ -60,15 +60,13 @@ func TestRES06Quota(t *testing.T) {
 	j.Expect(j.Clusters[journey.Beijing].Get(j.Context(), client.ObjectKey{Namespace: p.MemberNamespace(), Name: "yunfan"}, &quota)).To(Succeed())
 	j.Expect(quota.Spec.Hard).To(HaveLen(len(sample)))
 
-	for reason, component := range map[string]v1alpha1.Component{
-		"a fifth pod is refused":          journey.Echo("many", journey.Replicas(5)),
-		"RES-03 memory is bounded":        journey.Echo("big", journey.Resources("100m", "3Gi")),
-		"RES-06 requests.cpu over 1 core": journey.Echo("busy", journey.Resources("600m", "32Mi"), journey.Replicas(2)),
+	for resource, component := range map[string]v1alpha1.Component{
+		"pods":          journey.Echo("many", journey.Replicas(5)),
+		"limits.memory": journey.Echo("big", journey.Resources("100m", "3Gi")),
+		"requests.cpu":  journey.Echo("busy", journey.Resources("600m", "32Mi"), journey.Replicas(2)),
 	} {
-		a := j.Application(component.Name, journey.In("small"), component)
-		j.Eventually(j.Condition(a, v1alpha1.ConditionReady)).Should(HavePrefix("False "+v1alpha1.ReasonQuotaExceeded), reason)
+		j.Refused(component.Name, journey.In("small"), component, "small", resource)
 		j.Expect(j.Pods(journey.Beijing, p.MemberNamespace(), component.Name)).To(BeEmpty(), "nothing is applied")
-		j.Kubectl(journey.Hub, "-n", j.Tenant, "delete", "application", component.Name)
 	}
 
 	a := j.Application("fits", journey.In("small"), journey.Echo("fits", journey.Replicas(4)))
