@@ -30,12 +30,13 @@ func (c *Controller) remove(ctx context.Context, cluster *v1alpha1.Cluster) (ctr
 	return reconcile.Finalize(ctx, c.client, cluster, v1alpha1.ConditionReady, finalizer, steps...)
 }
 
-// cleaningWanted says whether the cluster's workloads are to be deleted. One that never joined has none of ours.
+// cleaningWanted says whether the cluster's workloads are to be deleted. Those of one that is joined under another name
+// belong to that one.
 func cleaningWanted(cluster *v1alpha1.Cluster) bool {
 	joined := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionReady)
 	return cluster.Spec.OnRemoval == v1alpha1.RemovalDelete &&
 		cluster.Annotations[v1alpha1.AnnotationForceRemoval] != "true" &&
-		cluster.Status.UID != "" && (joined == nil || joined.Reason != v1alpha1.ReasonAlreadyJoined)
+		(joined == nil || joined.Reason != v1alpha1.ReasonAlreadyJoined)
 }
 
 // clean deletes the workloads. Until the cluster can be reached it says what else can be done.
