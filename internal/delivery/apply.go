@@ -56,7 +56,7 @@ func (r *reconciler) deliver(ctx context.Context, rec *record, d *v1alpha1.Deliv
 	}
 	failure := run.applyAll(ctx)
 	if failure == nil {
-		failure = run.prune(ctx)
+		failure = errors.Join(run.renew(ctx), run.prune(ctx))
 	}
 	run.observeRest(ctx)
 	run.conclude(failure)

@@ -87,7 +87,7 @@ func (r *reconciler) record(key types.NamespacedName) *record {
 	defer r.mu.Unlock()
 	rec := r.records[key]
 	if rec == nil {
-		rec = &record{applied: map[objectKey]*appliedObject{}, refused: map[objectKey]*refusal{}, warnings: map[objectKey]*warning{}}
+		rec = newRecord()
 		r.records[key] = rec
 	}
 	return rec

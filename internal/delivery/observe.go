@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
@@ -78,6 +79,10 @@ func (r *run) observeWorkload(ctx context.Context, c *component, s *v1alpha1.Com
 		return
 	}
 	pods := r.pods(ctx, c)
+	if c.kind == v1alpha1.WorkloadReplicationController {
+		s.Updated = w.desired - int32(len(outdated(c, pods))) //nolint:gosec // at most 10000
+		w.done = w.done && s.Updated == w.desired
+	}
 	if w.done && !anyBad(c.kind, pods) {
 		return
 	}
@@ -147,6 +152,8 @@ func (r *run) pods(ctx context.Context, c *component) []corev1.Pod {
 			out = append(out, list.Items[i])
 		}
 	}
+	// Always in one order, so that of several the same one is shown.
+	slices.SortFunc(out, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 

@@ -53,6 +53,7 @@ type record struct {
 	applied  map[objectKey]*appliedObject
 	refused  map[objectKey]*refusal
 	warnings map[objectKey]*warning
+	leaving  map[string]types.UID // the pod that was last replaced, by component
 
 	status      *v1alpha1.DeliveryStatus
 	version     string // resourceVersion of the Delivery that has this status
@@ -67,6 +68,12 @@ type appliedObject struct {
 	version    string
 	at         time.Time
 	seen       bool // by the cache
+}
+
+func newRecord() *record {
+	return &record{
+		applied: map[objectKey]*appliedObject{}, refused: map[objectKey]*refusal{}, warnings: map[objectKey]*warning{}, leaving: map[string]types.UID{},
+	}
 }
 
 func (rec *record) has(key objectKey) bool {

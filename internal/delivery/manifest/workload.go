@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"maps"
 
@@ -15,6 +17,10 @@ import (
 
 // LabelStopped is a node label that no node has: the way to take away the pods of a DaemonSet.
 const LabelStopped = "yunfan.io/stopped"
+
+// LabelTemplate is the hash of the pod template on the pods of a ReplicationController, which itself does not replace
+// pods when its template changes.
+const LabelTemplate = "yunfan.io/template"
 
 // revisionHistory is short because ApplicationRevisions are the history.
 const revisionHistory = 2
@@ -58,6 +64,9 @@ func (r *renderer) workload(c *v1alpha1.Component, override v1alpha1.Override) (
 			Selector: &metav1.LabelSelector{MatchLabels: selector}, Template: template, RevisionHistoryLimit: &history,
 		}}, nil
 	case v1alpha1.WorkloadReplicationController:
+		if template.Labels[LabelTemplate], err = hash(template); err != nil {
+			return nil, err
+		}
 		return &corev1.ReplicationController{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ReplicationController"}, ObjectMeta: meta,
 			Spec: corev1.ReplicationControllerSpec{Replicas: &replicas, Selector: selector, Template: &template}}, nil
 	case v1alpha1.WorkloadJob:
@@ -86,6 +95,15 @@ func jobSpec(template corev1.PodTemplateSpec, pods int32, suspend bool) batchv1.
 		template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure // a Job must not have the default, Always
 	}
 	return batchv1.JobSpec{Completions: &pods, Parallelism: &pods, Suspend: &suspend, Template: template}
+}
+
+func hash(template corev1.PodTemplateSpec) (string, error) {
+	const length = 10
+	text, err := json.Marshal(template)
+	if err != nil {
+		return "", fmt.Errorf("hashing the pod template: %w", err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(text))[:length], nil
 }
 
 // claims carry the labels that say whose volumes they are: they outlive everything else.
