@@ -92,7 +92,12 @@ bin/images/pause.tar:              IMAGE_TAG := v1
 bin/images/coredns.tar:            IMAGE_TAG := v$(COREDNS_VERSION)
 bin/images/metrics-server.tar:     IMAGE_TAG := v$(METRICS_SERVER_VERSION)
 bin/images/volume-provisioner.tar: IMAGE_TAG := v1
-$(ENGINE_IMAGES): bin/images/%.tar: $(IMAGE_FILES)/% | bin/yunfan
+# What the packaging rules ask every image to say of itself: its ports and its settings.
+$(ENGINE_IMAGES):                  IMAGE_SAYS := --label yunfan.io/settings=nothing --label yunfan.io/listens=nothing
+bin/images/coredns.tar:            IMAGE_SAYS := --label yunfan.io/settings=nothing --expose 53/udp --expose 53/tcp
+bin/images/metrics-server.tar:     IMAGE_SAYS := --label yunfan.io/settings=nothing --expose 10250
+$(ENGINE_IMAGES): bin/images/%.tar: $(IMAGE_FILES)/% engine/engine.mk | bin/yunfan
 	$(call say,image $*:$(IMAGE_TAG))
 	@bin/yunfan image pack --name registry.yunfan.internal/system/$* --tag $(IMAGE_TAG) --maintainer yunfan \
-	  --file $<=/$*:0755 --entrypoint /$* --output $@ >/dev/null
+	  --file $<=/$*:0755 --entrypoint /$* $(IMAGE_SAYS) --output $@ >/dev/null
+	@bin/yunfan image check $@ >/dev/null
