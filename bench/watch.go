@@ -25,7 +25,7 @@ type observer struct {
 	changed  chan struct{}     // closed and made anew at each change
 	values   map[string]string // of the variable VALUE, by Deployment
 	services map[string]bool
-	pods     map[string]bool   // whether they are ready
+	pods     map[string]bool // whether they are ready
 }
 
 func observe(ctx context.Context, c *journey.Cluster, namespace string) (*observer, error) {

@@ -38,10 +38,11 @@ type World struct {
 
 // Cluster is one of the instance's clusters, with its administrator's identity.
 type Cluster struct {
+	client.Client
+
 	Name   string
 	Config *rest.Config
-	client.Client
-	Set *kubernetes.Clientset // for logs and other subresources
+	Set    *kubernetes.Clientset // for logs and other subresources
 }
 
 // Open makes clients for an instance and waits until the hub says that both members are ready.
