@@ -31,177 +31,179 @@ func expect(t *testing.T, err error, reason string, words ...string) {
 	}
 }
 
+// unsound are changes that make the score application one that is refused.
+var unsound = map[string]struct {
+	change func(*v1alpha1.Application)
+	reason string
+	words  []string
+}{
+	"chart": {
+		change: func(a *v1alpha1.Application) { a.Spec.Chart, a.Spec.Components = &v1alpha1.Chart{Name: "x"}, nil },
+		reason: v1alpha1.ReasonChartNotSupported, words: []string{"list the components"},
+	},
+	"TPL-10 unknown dependency": {
+		change: func(a *v1alpha1.Application) { web(a).DependsOn = []string{"db"} },
+		reason: v1alpha1.ReasonInvalid, words: []string{"score-record depends on db, which is no component"},
+	},
+	"TPL-10 cycle": {
+		change: func(a *v1alpha1.Application) {
+			a.Spec.Components[0].DependsOn = []string{"score-record"}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"circle: db-service → score-record → db-service"},
+	},
+	"duplicate containers": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Template.Spec.InitContainers = []corev1.Container{{Name: "web", Image: "x"}}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"component score-record: two containers are named web"},
+	},
+	"no containers": {
+		change: func(a *v1alpha1.Application) { web(a).Template.Spec.Containers = nil },
+		reason: v1alpha1.ReasonInvalid, words: []string{"has no containers"},
+	},
+	"no image": {
+		change: func(a *v1alpha1.Application) { web(a).Template.Spec.Containers[0].Image = "" },
+		reason: v1alpha1.ReasonInvalid, words: []string{"container web: it has no image"},
+	},
+	"container name": {
+		change: func(a *v1alpha1.Application) { web(a).Template.Spec.Containers[0].Name = "Web_1" },
+		reason: v1alpha1.ReasonInvalid, words: []string{"no DNS label"},
+	},
+	"unknown volume": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Template.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"mounts volume data"},
+	},
+	"two volumes of one name": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Template.Spec.Volumes = []corev1.Volume{{Name: "v"}, {Name: "v"}}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"two volumes are named v"},
+	},
+	"restartPolicy of a Deployment": {
+		change: func(a *v1alpha1.Application) { web(a).Template.Spec.RestartPolicy = corev1.RestartPolicyNever },
+		reason: v1alpha1.ReasonInvalid, words: []string{"a Deployment cannot have restartPolicy Never: use Always"},
+	},
+	"restartPolicy of a Job": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Workload, web(a).Template.Spec.RestartPolicy = v1alpha1.WorkloadJob, corev1.RestartPolicyAlways
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"a Job cannot have restartPolicy Always"},
+	},
+	"schedule": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Workload, web(a).Schedule = v1alpha1.WorkloadCronJob, "every day"
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{`schedule "every day" has not five fields`},
+	},
+	"TPL-07 two probe modes": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Template.Spec.Containers[0].LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
+				HTTPGet: &corev1.HTTPGetAction{}, Exec: &corev1.ExecAction{}}}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"its liveness probe needs exactly one of"},
+	},
+	"RES-08 finer than 1m": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Template.Spec.Containers[0].Resources.Requests = list("cpu", "0.0005")
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"resources.requests.cpu: 500u is finer than 1m", "write 100m or 0.1"},
+	},
+	"RES-08 thousandths of a byte": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Template.Spec.Containers[0].Resources.Limits = list("memory", "256500m")
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"resources.limits.memory: 256500m is no whole number"},
+	},
+	"RES-08 request above limit": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Template.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: list("cpu", "2"), Limits: list("cpu", "1")}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"requests.cpu 2 is more than the limit 1"},
+	},
+	"RES-08 negative": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Template.Spec.Containers[0].Resources.Requests = list("cpu", "-1")
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"-1 is negative"},
+	},
+	"node port of a ClusterIP service": {
+		change: func(a *v1alpha1.Application) { web(a).Service.Type = corev1.ServiceTypeClusterIP },
+		reason: v1alpha1.ReasonInvalid, words: []string{"service port http has a nodePort: that needs service.type NodePort"},
+	},
+	"unknown target port": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Service.Ports[0].TargetPort = new(intstr.FromString("http"))
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"leads to the container port http, which no container has"},
+	},
+	"override of an unknown component": {
+		change: override(v1alpha1.Override{Component: "web"}),
+		reason: v1alpha1.ReasonInvalid, words: []string{"placement.partitions[0].overrides: web is no component"},
+	},
+	"override of an unknown container": {
+		change: override(v1alpha1.Override{Component: "score-record", Images: map[string]string{"tomcat": "x"}}),
+		reason: v1alpha1.ReasonInvalid, words: []string{"component score-record has no container tomcat"},
+	},
+	"override of an unknown port": {
+		change: override(v1alpha1.Override{Component: "score-record", NodePorts: map[string]int32{"https": 30002}}),
+		reason: v1alpha1.ReasonInvalid, words: []string{"has no service port https"},
+	},
+	"override of a node port that there is not": {
+		change: override(v1alpha1.Override{Component: "db-service", NodePorts: map[string]int32{"sql": 30002}}),
+		reason: v1alpha1.ReasonInvalid, words: []string{"node port of component db-service: that needs service.type NodePort"},
+	},
+	"RES-08 override of resources": {
+		change: override(v1alpha1.Override{Component: "db-service", Resources: &corev1.ResourceRequirements{Requests: list("cpu", "100u")}}),
+		reason: v1alpha1.ReasonInvalid, words: []string{"component db-service: resources.requests.cpu: 100u is finer than 1m"},
+	},
+	"configuration for an unknown container": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Configurations = []v1alpha1.ConfigurationUse{{Name: "c", MountPath: "/c", Containers: []string{"tomcat"}}}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"configuration c is for container tomcat"},
+	},
+	"two configurations at one path": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Configurations = []v1alpha1.ConfigurationUse{{Name: "c", MountPath: "/c"}, {Name: "d", MountPath: "/c"}}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"configurations c and d have the same mountPath /c"},
+	},
+	"unknown partition": {
+		change: func(a *v1alpha1.Application) { a.Spec.Placement.Partitions[1].Name = "prod-gz" },
+		reason: v1alpha1.ReasonPartitionNotFound, words: []string{"no partition prod-gz"},
+	},
+	"selector without match": {
+		change: func(a *v1alpha1.Application) {
+			a.Spec.Placement.Partitions[1] = v1alpha1.PartitionChoice{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}
+		},
+		reason: v1alpha1.ReasonPartitionNotFound, words: []string{`"a=b" matches no partition`},
+	},
+	"CFG-04 unknown configuration": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Configurations = []v1alpha1.ConfigurationUse{{Name: "tomcat-conf", MountPath: "/c"}}
+		},
+		reason: v1alpha1.ReasonConfigurationNotFound, words: []string{"no configuration tomcat-conf"},
+	},
+	"one node port twice on a cluster": {
+		change: func(a *v1alpha1.Application) {
+			db := &a.Spec.Components[0]
+			db.Service.Type, db.Service.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30001
+		},
+		reason: v1alpha1.ReasonNodePortTaken, words: []string{"node port 30001 of cluster beijing is wanted twice"},
+	},
+	"all problems at once": {
+		change: func(a *v1alpha1.Application) {
+			web(a).DependsOn = []string{"db"}
+			web(a).Template.Spec.Containers[0].Image = ""
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"no image", "depends on db"},
+	},
+}
+
 func TestValidate(t *testing.T) {
-	cases := map[string]struct {
-		change func(*v1alpha1.Application)
-		reason string
-		words  []string
-	}{
-		"chart": {
-			change: func(a *v1alpha1.Application) { a.Spec.Chart, a.Spec.Components = &v1alpha1.Chart{Name: "x"}, nil },
-			reason: v1alpha1.ReasonChartNotSupported, words: []string{"list the components"},
-		},
-		"TPL-10 unknown dependency": {
-			change: func(a *v1alpha1.Application) { web(a).DependsOn = []string{"db"} },
-			reason: v1alpha1.ReasonInvalid, words: []string{"score-record depends on db, which is no component"},
-		},
-		"TPL-10 cycle": {
-			change: func(a *v1alpha1.Application) {
-				a.Spec.Components[0].DependsOn = []string{"score-record"}
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"circle: db-service → score-record → db-service"},
-		},
-		"duplicate containers": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Template.Spec.InitContainers = []corev1.Container{{Name: "web", Image: "x"}}
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"component score-record: two containers are named web"},
-		},
-		"no containers": {
-			change: func(a *v1alpha1.Application) { web(a).Template.Spec.Containers = nil },
-			reason: v1alpha1.ReasonInvalid, words: []string{"has no containers"},
-		},
-		"no image": {
-			change: func(a *v1alpha1.Application) { web(a).Template.Spec.Containers[0].Image = "" },
-			reason: v1alpha1.ReasonInvalid, words: []string{"container web: it has no image"},
-		},
-		"container name": {
-			change: func(a *v1alpha1.Application) { web(a).Template.Spec.Containers[0].Name = "Web_1" },
-			reason: v1alpha1.ReasonInvalid, words: []string{"no DNS label"},
-		},
-		"unknown volume": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Template.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"mounts volume data"},
-		},
-		"two volumes of one name": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Template.Spec.Volumes = []corev1.Volume{{Name: "v"}, {Name: "v"}}
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"two volumes are named v"},
-		},
-		"restartPolicy of a Deployment": {
-			change: func(a *v1alpha1.Application) { web(a).Template.Spec.RestartPolicy = corev1.RestartPolicyNever },
-			reason: v1alpha1.ReasonInvalid, words: []string{"a Deployment cannot have restartPolicy Never: use Always"},
-		},
-		"restartPolicy of a Job": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Workload, web(a).Template.Spec.RestartPolicy = v1alpha1.WorkloadJob, corev1.RestartPolicyAlways
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"a Job cannot have restartPolicy Always"},
-		},
-		"schedule": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Workload, web(a).Schedule = v1alpha1.WorkloadCronJob, "every day"
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{`schedule "every day" has not five fields`},
-		},
-		"TPL-07 two probe modes": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Template.Spec.Containers[0].LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
-					HTTPGet: &corev1.HTTPGetAction{}, Exec: &corev1.ExecAction{}}}
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"its liveness probe needs exactly one of"},
-		},
-		"RES-08 finer than 1m": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Template.Spec.Containers[0].Resources.Requests = list("cpu", "0.0005")
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"resources.requests.cpu: 500u is finer than 1m", "write 100m or 0.1"},
-		},
-		"RES-08 thousandths of a byte": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Template.Spec.Containers[0].Resources.Limits = list("memory", "256500m")
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"resources.limits.memory: 256500m is no whole number"},
-		},
-		"RES-08 request above limit": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Template.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: list("cpu", "2"), Limits: list("cpu", "1")}
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"requests.cpu 2 is more than the limit 1"},
-		},
-		"RES-08 negative": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Template.Spec.Containers[0].Resources.Requests = list("cpu", "-1")
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"-1 is negative"},
-		},
-		"node port of a ClusterIP service": {
-			change: func(a *v1alpha1.Application) { web(a).Service.Type = corev1.ServiceTypeClusterIP },
-			reason: v1alpha1.ReasonInvalid, words: []string{"service port http has a nodePort: that needs service.type NodePort"},
-		},
-		"unknown target port": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Service.Ports[0].TargetPort = new(intstr.FromString("http"))
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"leads to the container port http, which no container has"},
-		},
-		"override of an unknown component": {
-			change: override(v1alpha1.Override{Component: "web"}),
-			reason: v1alpha1.ReasonInvalid, words: []string{"placement.partitions[0].overrides: web is no component"},
-		},
-		"override of an unknown container": {
-			change: override(v1alpha1.Override{Component: "score-record", Images: map[string]string{"tomcat": "x"}}),
-			reason: v1alpha1.ReasonInvalid, words: []string{"component score-record has no container tomcat"},
-		},
-		"override of an unknown port": {
-			change: override(v1alpha1.Override{Component: "score-record", NodePorts: map[string]int32{"https": 30002}}),
-			reason: v1alpha1.ReasonInvalid, words: []string{"has no service port https"},
-		},
-		"override of a node port that there is not": {
-			change: override(v1alpha1.Override{Component: "db-service", NodePorts: map[string]int32{"sql": 30002}}),
-			reason: v1alpha1.ReasonInvalid, words: []string{"node port of component db-service: that needs service.type NodePort"},
-		},
-		"RES-08 override of resources": {
-			change: override(v1alpha1.Override{Component: "db-service", Resources: &corev1.ResourceRequirements{Requests: list("cpu", "100u")}}),
-			reason: v1alpha1.ReasonInvalid, words: []string{"component db-service: resources.requests.cpu: 100u is finer than 1m"},
-		},
-		"configuration for an unknown container": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Configurations = []v1alpha1.ConfigurationUse{{Name: "c", MountPath: "/c", Containers: []string{"tomcat"}}}
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"configuration c is for container tomcat"},
-		},
-		"two configurations at one path": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Configurations = []v1alpha1.ConfigurationUse{{Name: "c", MountPath: "/c"}, {Name: "d", MountPath: "/c"}}
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"configurations c and d have the same mountPath /c"},
-		},
-		"unknown partition": {
-			change: func(a *v1alpha1.Application) { a.Spec.Placement.Partitions[1].Name = "prod-gz" },
-			reason: v1alpha1.ReasonPartitionNotFound, words: []string{"no partition prod-gz"},
-		},
-		"selector without match": {
-			change: func(a *v1alpha1.Application) {
-				a.Spec.Placement.Partitions[1] = v1alpha1.PartitionChoice{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}
-			},
-			reason: v1alpha1.ReasonPartitionNotFound, words: []string{`"a=b" matches no partition`},
-		},
-		"CFG-04 unknown configuration": {
-			change: func(a *v1alpha1.Application) {
-				web(a).Configurations = []v1alpha1.ConfigurationUse{{Name: "tomcat-conf", MountPath: "/c"}}
-			},
-			reason: v1alpha1.ReasonConfigurationNotFound, words: []string{"no configuration tomcat-conf"},
-		},
-		"one node port twice on a cluster": {
-			change: func(a *v1alpha1.Application) {
-				db := &a.Spec.Components[0]
-				db.Service.Type, db.Service.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30001
-			},
-			reason: v1alpha1.ReasonNodePortTaken, words: []string{"node port 30001 of cluster beijing is wanted twice"},
-		},
-		"all problems at once": {
-			change: func(a *v1alpha1.Application) {
-				web(a).DependsOn = []string{"db"}
-				web(a).Template.Spec.Containers[0].Image = ""
-			},
-			reason: v1alpha1.ReasonInvalid, words: []string{"no image", "depends on db"},
-		},
-	}
-	for name, tc := range cases {
+	for name, tc := range unsound {
 		t.Run(name, func(t *testing.T) {
 			app := score("edu")
 			tc.change(app)

@@ -44,148 +44,151 @@ func weigh(c Candidate, weight int32) Candidate { c.Weight = weight; return c }
 
 func notReady(c Candidate) Candidate { c.Ready = false; return c }
 
+// placed is what a placement of score-record comes to, by partition.
+type placed struct {
+	replicas    []int32
+	explanation []string
+}
+
+var placements = map[string]struct {
+	reason     string
+	policy     v1alpha1.PlacementPolicy
+	replicas   int32
+	candidates []Candidate
+	want       placed
+}{
+	"DEP-03 ratio 7:3": {
+		reason: "ten replicas at 7:3 are 7 and 3, and say so",
+		policy: v1alpha1.PlacementWeighted, replicas: 10,
+		candidates: []Candidate{weigh(candidate("prod-bj", "", 0), 7), weigh(candidate("prod-sh", "", 0), 3)},
+		want: placed{[]int32{7, 3}, []string{
+			"score-record 7 of 10 by weight 7/10", "score-record 3 of 10 by weight 3/10"}},
+	},
+	"largest remainder": {
+		reason: "4 at 1:1:1 leave one over, which the first gets",
+		policy: v1alpha1.PlacementWeighted, replicas: 4,
+		candidates: []Candidate{candidate("a", "", 0), candidate("b", "", 0), candidate("c", "", 0)},
+		want: placed{[]int32{2, 1, 1}, []string{
+			"score-record 2 of 4 by weight 1/3", "score-record 1 of 4 by weight 1/3", "score-record 1 of 4 by weight 1/3"}},
+	},
+	"largest remainder moves nothing": {
+		reason: "the one left over stays where it is",
+		policy: v1alpha1.PlacementWeighted, replicas: 4,
+		candidates: []Candidate{candidate("a", "", 1), candidate("b", "", 1), candidate("c", "", 2)},
+		want: placed{[]int32{1, 1, 2}, []string{
+			"score-record 1 of 4 by weight 1/3", "score-record 1 of 4 by weight 1/3", "score-record 2 of 4 by weight 1/3"}},
+	},
+	"weight 0": {
+		reason: "a weight of 0 takes a partition out of the spreading but keeps the application's services there",
+		policy: v1alpha1.PlacementWeighted, replicas: 3,
+		candidates: []Candidate{weigh(candidate("a", "", 0), 0), weigh(candidate("b", "", 0), 2)},
+		want:       placed{[]int32{0, 3}, []string{"score-record 0 of 3 by weight 0/2", "score-record 3 of 3 by weight 2/2"}},
+	},
+	"all weights 0": {
+		reason: "nobody is preferred",
+		policy: v1alpha1.PlacementWeighted, replicas: 3,
+		candidates: []Candidate{weigh(candidate("a", "", 0), 0), weigh(candidate("b", "", 0), 0)},
+		want: placed{[]int32{2, 1}, []string{
+			"score-record 2 of 3, spread evenly as all weights are 0", "score-record 1 of 3, spread evenly as all weights are 0"}},
+	},
+	"DEP-01 duplicated": {
+		reason: "each partition gets all",
+		policy: v1alpha1.PlacementDuplicated, replicas: 2,
+		candidates: []Candidate{candidate("a", "", 0), candidate("b", "", 5)},
+		want:       placed{[]int32{2, 2}, []string{"score-record 2 in each partition", "score-record 2 in each partition"}},
+	},
+	"DEP-03 by utilisation": {
+		reason: "the idle cluster gets more",
+		policy: v1alpha1.PlacementAvailable, replicas: 8,
+		candidates: []Candidate{candidate("busy", "1", 0), candidate("idle", "3", 0)},
+		want: placed{[]int32{2, 6}, []string{
+			"score-record 2 of 8 by free capacity", "score-record 6 of 8 by free capacity"}},
+	},
+	"available is sticky": {
+		reason: "what runs stays although the other partition is emptier; only the two new ones are spread",
+		policy: v1alpha1.PlacementAvailable, replicas: 10,
+		candidates: []Candidate{candidate("a", "0", 8), candidate("b", "10", 0)},
+		want: placed{[]int32{8, 2}, []string{
+			"score-record 8 of 10 by free capacity", "score-record 2 of 10 by free capacity"}},
+	},
+	"available gives up in proportion": {
+		reason: "no partition is emptied while others keep theirs",
+		policy: v1alpha1.PlacementAvailable, replicas: 5,
+		candidates: []Candidate{candidate("a", "0", 8), candidate("b", "10", 2)},
+		want: placed{[]int32{4, 1}, []string{
+			"score-record 4 of 5 by free capacity", "score-record 1 of 5 by free capacity"}},
+	},
+	"available beyond capacity": {
+		reason: "the two that fit nowhere are spread evenly, and it is said",
+		policy: v1alpha1.PlacementAvailable, replicas: 6,
+		candidates: []Candidate{candidate("a", "300m", 0), candidate("b", "100m", 0)},
+		want: placed{[]int32{4, 2}, []string{
+			"score-record 4 of 6 by free capacity, 1 more than fit", "score-record 2 of 6 by free capacity, 1 more than fit"}},
+	},
+	"available without a known room": {
+		reason: "nothing is known yet: evenly",
+		policy: v1alpha1.PlacementAvailable, replicas: 4,
+		candidates: []Candidate{notReady(candidate("a", "", 0)), notReady(candidate("b", "", 0))},
+		want: placed{[]int32{2, 2}, []string{
+			"score-record 2 of 4 by free capacity, 2 more than fit", "score-record 2 of 4 by free capacity, 2 more than fit"}},
+	},
+	"available avoids what is not ready": {
+		reason: "a partition that does not answer gets no new pods and keeps its own",
+		policy: v1alpha1.PlacementAvailable, replicas: 4,
+		candidates: []Candidate{notReady(candidate("a", "10", 1)), candidate("b", "1", 0)},
+		want: placed{[]int32{1, 3}, []string{
+			"score-record 1 of 4 by free capacity", "score-record 3 of 4 by free capacity"}},
+	},
+	"priority fills in order": {
+		reason: "the first holds 3, the rest goes to the second",
+		policy: v1alpha1.PlacementPriority, replicas: 5,
+		candidates: []Candidate{candidate("a", "350m", 0), candidate("b", "1", 0)},
+		want: placed{[]int32{3, 2}, []string{
+			"score-record 3 of 5 by priority 1", "score-record 2 of 5 by priority 2"}},
+	},
+	"priority beyond capacity": {
+		reason: "what fits nowhere goes to the first, and it is said",
+		policy: v1alpha1.PlacementPriority, replicas: 5,
+		candidates: []Candidate{candidate("a", "200m", 0), candidate("b", "100m", 0)},
+		want: placed{[]int32{4, 1}, []string{
+			"score-record 4 of 5 by priority 1, 2 of them fit nowhere", "score-record 1 of 5 by priority 2"}},
+	},
+	"priority gives up from the last": {
+		reason: "the preferred partition keeps its pods",
+		policy: v1alpha1.PlacementPriority, replicas: 4,
+		candidates: []Candidate{candidate("a", "1", 3), candidate("b", "1", 2)},
+		want: placed{[]int32{3, 1}, []string{
+			"score-record 3 of 4 by priority 1", "score-record 1 of 4 by priority 2"}},
+	},
+	"priority moves nothing back": {
+		reason: "room that appears later does not restart pods elsewhere",
+		policy: v1alpha1.PlacementPriority, replicas: 5,
+		candidates: []Candidate{candidate("a", "10", 3), candidate("b", "1", 2)},
+		want: placed{[]int32{3, 2}, []string{
+			"score-record 3 of 5 by priority 1", "score-record 2 of 5 by priority 2"}},
+	},
+	"priority skips what is not ready": {
+		reason: "new pods go where they can start",
+		policy: v1alpha1.PlacementPriority, replicas: 2,
+		candidates: []Candidate{notReady(candidate("a", "10", 0)), candidate("b", "1", 0)},
+		want: placed{[]int32{0, 2}, []string{
+			"score-record 0 of 2 by priority 1", "score-record 2 of 2 by priority 2"}},
+	},
+	"no partitions": {
+		reason: "nothing to spread over is no reason to fail here",
+		policy: v1alpha1.PlacementPriority, replicas: 2,
+	},
+}
+
 func TestPlace(t *testing.T) {
-	type want struct {
-		replicas    []int32
-		explanation []string
-	}
-	cases := map[string]struct {
-		reason     string
-		policy     v1alpha1.PlacementPolicy
-		replicas   int32
-		candidates []Candidate
-		want       want
-	}{
-		"DEP-03 ratio 7:3": {
-			reason: "ten replicas at 7:3 are 7 and 3, and say so",
-			policy: v1alpha1.PlacementWeighted, replicas: 10,
-			candidates: []Candidate{weigh(candidate("prod-bj", "", 0), 7), weigh(candidate("prod-sh", "", 0), 3)},
-			want: want{[]int32{7, 3}, []string{
-				"score-record 7 of 10 by weight 7/10", "score-record 3 of 10 by weight 3/10"}},
-		},
-		"largest remainder": {
-			reason: "4 at 1:1:1 leave one over, which the first gets",
-			policy: v1alpha1.PlacementWeighted, replicas: 4,
-			candidates: []Candidate{candidate("a", "", 0), candidate("b", "", 0), candidate("c", "", 0)},
-			want: want{[]int32{2, 1, 1}, []string{
-				"score-record 2 of 4 by weight 1/3", "score-record 1 of 4 by weight 1/3", "score-record 1 of 4 by weight 1/3"}},
-		},
-		"largest remainder moves nothing": {
-			reason: "the one left over stays where it is",
-			policy: v1alpha1.PlacementWeighted, replicas: 4,
-			candidates: []Candidate{candidate("a", "", 1), candidate("b", "", 1), candidate("c", "", 2)},
-			want: want{[]int32{1, 1, 2}, []string{
-				"score-record 1 of 4 by weight 1/3", "score-record 1 of 4 by weight 1/3", "score-record 2 of 4 by weight 1/3"}},
-		},
-		"weight 0": {
-			reason: "a weight of 0 takes a partition out of the spreading but keeps the application's services there",
-			policy: v1alpha1.PlacementWeighted, replicas: 3,
-			candidates: []Candidate{weigh(candidate("a", "", 0), 0), weigh(candidate("b", "", 0), 2)},
-			want:       want{[]int32{0, 3}, []string{"score-record 0 of 3 by weight 0/2", "score-record 3 of 3 by weight 2/2"}},
-		},
-		"all weights 0": {
-			reason: "nobody is preferred",
-			policy: v1alpha1.PlacementWeighted, replicas: 3,
-			candidates: []Candidate{weigh(candidate("a", "", 0), 0), weigh(candidate("b", "", 0), 0)},
-			want: want{[]int32{2, 1}, []string{
-				"score-record 2 of 3, spread evenly as all weights are 0", "score-record 1 of 3, spread evenly as all weights are 0"}},
-		},
-		"DEP-01 duplicated": {
-			reason: "each partition gets all",
-			policy: v1alpha1.PlacementDuplicated, replicas: 2,
-			candidates: []Candidate{candidate("a", "", 0), candidate("b", "", 5)},
-			want:       want{[]int32{2, 2}, []string{"score-record 2 in each partition", "score-record 2 in each partition"}},
-		},
-		"DEP-03 by utilisation": {
-			reason: "the idle cluster gets more",
-			policy: v1alpha1.PlacementAvailable, replicas: 8,
-			candidates: []Candidate{candidate("busy", "1", 0), candidate("idle", "3", 0)},
-			want: want{[]int32{2, 6}, []string{
-				"score-record 2 of 8 by free capacity", "score-record 6 of 8 by free capacity"}},
-		},
-		"available is sticky": {
-			reason: "what runs stays although the other partition is emptier; only the two new ones are spread",
-			policy: v1alpha1.PlacementAvailable, replicas: 10,
-			candidates: []Candidate{candidate("a", "0", 8), candidate("b", "10", 0)},
-			want: want{[]int32{8, 2}, []string{
-				"score-record 8 of 10 by free capacity", "score-record 2 of 10 by free capacity"}},
-		},
-		"available gives up in proportion": {
-			reason: "no partition is emptied while others keep theirs",
-			policy: v1alpha1.PlacementAvailable, replicas: 5,
-			candidates: []Candidate{candidate("a", "0", 8), candidate("b", "10", 2)},
-			want: want{[]int32{4, 1}, []string{
-				"score-record 4 of 5 by free capacity", "score-record 1 of 5 by free capacity"}},
-		},
-		"available beyond capacity": {
-			reason: "the two that fit nowhere are spread evenly, and it is said",
-			policy: v1alpha1.PlacementAvailable, replicas: 6,
-			candidates: []Candidate{candidate("a", "300m", 0), candidate("b", "100m", 0)},
-			want: want{[]int32{4, 2}, []string{
-				"score-record 4 of 6 by free capacity, 1 more than fit", "score-record 2 of 6 by free capacity, 1 more than fit"}},
-		},
-		"available without a known room": {
-			reason: "nothing is known yet: evenly",
-			policy: v1alpha1.PlacementAvailable, replicas: 4,
-			candidates: []Candidate{notReady(candidate("a", "", 0)), notReady(candidate("b", "", 0))},
-			want: want{[]int32{2, 2}, []string{
-				"score-record 2 of 4 by free capacity, 2 more than fit", "score-record 2 of 4 by free capacity, 2 more than fit"}},
-		},
-		"available avoids what is not ready": {
-			reason: "a partition that does not answer gets no new pods and keeps its own",
-			policy: v1alpha1.PlacementAvailable, replicas: 4,
-			candidates: []Candidate{notReady(candidate("a", "10", 1)), candidate("b", "1", 0)},
-			want: want{[]int32{1, 3}, []string{
-				"score-record 1 of 4 by free capacity", "score-record 3 of 4 by free capacity"}},
-		},
-		"priority fills in order": {
-			reason: "the first holds 3, the rest goes to the second",
-			policy: v1alpha1.PlacementPriority, replicas: 5,
-			candidates: []Candidate{candidate("a", "350m", 0), candidate("b", "1", 0)},
-			want: want{[]int32{3, 2}, []string{
-				"score-record 3 of 5 by priority 1", "score-record 2 of 5 by priority 2"}},
-		},
-		"priority beyond capacity": {
-			reason: "what fits nowhere goes to the first, and it is said",
-			policy: v1alpha1.PlacementPriority, replicas: 5,
-			candidates: []Candidate{candidate("a", "200m", 0), candidate("b", "100m", 0)},
-			want: want{[]int32{4, 1}, []string{
-				"score-record 4 of 5 by priority 1, 2 of them fit nowhere", "score-record 1 of 5 by priority 2"}},
-		},
-		"priority gives up from the last": {
-			reason: "the preferred partition keeps its pods",
-			policy: v1alpha1.PlacementPriority, replicas: 4,
-			candidates: []Candidate{candidate("a", "1", 3), candidate("b", "1", 2)},
-			want: want{[]int32{3, 1}, []string{
-				"score-record 3 of 4 by priority 1", "score-record 1 of 4 by priority 2"}},
-		},
-		"priority moves nothing back": {
-			reason: "room that appears later does not restart pods elsewhere",
-			policy: v1alpha1.PlacementPriority, replicas: 5,
-			candidates: []Candidate{candidate("a", "10", 3), candidate("b", "1", 2)},
-			want: want{[]int32{3, 2}, []string{
-				"score-record 3 of 5 by priority 1", "score-record 2 of 5 by priority 2"}},
-		},
-		"priority skips what is not ready": {
-			reason: "new pods go where they can start",
-			policy: v1alpha1.PlacementPriority, replicas: 2,
-			candidates: []Candidate{notReady(candidate("a", "10", 0)), candidate("b", "1", 0)},
-			want: want{[]int32{0, 2}, []string{
-				"score-record 0 of 2 by priority 1", "score-record 2 of 2 by priority 2"}},
-		},
-		"no partitions": {
-			reason: "nothing to spread over is no reason to fail here",
-			policy: v1alpha1.PlacementPriority, replicas: 2,
-		},
-	}
-	for name, tc := range cases {
+	for name, tc := range placements {
 		t.Run(name, func(t *testing.T) {
-			var got want
+			var got placed
 			for _, a := range Place(spec(tc.policy, tc.replicas), tc.candidates) {
 				got.replicas = append(got.replicas, a.Replicas[web])
 				got.explanation = append(got.explanation, a.Explanation...)
 			}
-			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(want{})); diff != "" {
+			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(placed{})); diff != "" {
 				t.Errorf("%s\n%s", tc.reason, diff)
 			}
 		})
