@@ -41,7 +41,6 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer) ([]rest.Route, error)
 	}
 	hub := mgr.GetClient()
 	ports := &nodeport.Ports{Hub: hub, Live: mgr.GetAPIReader(), Members: members}
-
 	partitions := partition.New(members)
 
 	for _, c := range []controller{
@@ -63,7 +62,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer) ([]rest.Route, error)
 	mgr.GetWebhookServer().Register(application.WebhookPath, application.NewWebhook(mgr))
 
 	return slices.Concat(
-		(&cluster.API{Hub: hub, Authorizer: authorizer}).Routes(),
+		(&cluster.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		(&application.API{Hub: hub, Authorizer: authorizer, DryRun: dryRun(mgr, members)}).Routes(),
 		(&logs.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		ports.Routes(authorizer),

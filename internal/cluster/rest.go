@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/member"
 	"yunfan.io/yunfan/internal/rest"
 )
 
@@ -20,12 +21,17 @@ import (
 type API struct {
 	// Hub is the cache.
 	Hub        client.Reader
+	Members    member.Lookup
 	Authorizer *rest.Authorizer
 }
 
 // Routes are the API's.
 func (a *API) Routes() []rest.Route {
-	return []rest.Route{{Pattern: "GET /api/v1/clusters", Handler: rest.Get(a.clusters)}}
+	return []rest.Route{
+		{Pattern: "GET /api/v1/clusters", Handler: rest.Get(a.clusters)},
+		{Pattern: "GET /api/v1/nodes", Handler: rest.Get(a.nodes)},
+		{Pattern: "GET /api/v1/clusters/{cluster}/nodes/{node}", Handler: rest.Get(a.node)},
+	}
 }
 
 // Row is a cluster in a list.
