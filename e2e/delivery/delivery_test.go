@@ -173,7 +173,7 @@ func TestMemberLost(t *testing.T) {
 
 // TestServerKilled kills the server, and the hub's own processes, in the middle of a delivery: nothing is lost.
 func TestServerKilled(t *testing.T) {
-	for _, target := range []string{"services/server", "hub/kube-apiserver", "hub/etcd", "beijing/kube-apiserver", "services/registry"} {
+	for _, target := range []string{"services/server/server", "hub/kube-apiserver", "hub/etcd", "beijing/kube-apiserver", "services/registry/registry"} {
 		t.Run(strings.ReplaceAll(target, "/", " "), func(t *testing.T) {
 			j := journey.Begin(t)
 			j.Partition("bj", journey.Beijing)

@@ -104,7 +104,7 @@ func TestNET11HostNetworkOncePerHost(t *testing.T) {
 		p := j.Placement(a, "sh")
 		return fmt.Sprintf("%d/%d %s %s", p.Ready, p.Desired, p.Reason, p.Message)
 	}).Should(And(HavePrefix("1/2 "+v1alpha1.ReasonUnschedulable), ContainSubstring("port")), "Shanghai has one node")
-	j.Expect(j.Pods(journey.Shanghai, j.Tenant+"-sh", "host")[0].Status.HostIP).To(Equal(j.Nodes(journey.Shanghai)[0]))
+	j.Expect(j.Pods(journey.Shanghai, j.Tenant+"-sh", "host")).To(ContainElement(HaveField("Status.PodIP", j.Nodes(journey.Shanghai)[0])))
 }
 
 func TestSTO01KindsOfVolumes(t *testing.T) {
