@@ -2,9 +2,9 @@ package delivery
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -163,7 +163,7 @@ func (r *run) lookAgain(after time.Duration) {
 // apply applies one target. That the member refuses it is no error but remembered: it concerns this object only.
 func (r *run) apply(ctx context.Context, t *target, live client.Object) error {
 	mine, owner := ours(live, t.object.GetLabels())
-	if live != nil && !mine && !(r.plan.adopted && owner == "") {
+	if live != nil && !mine && !(r.plan.adopted && owner == "") && !wasOurs(ctx, r.as, t.entry, t.object) {
 		r.rec.refuse(t, r.plan.key, refuseForeign(t, owner))
 		return nil
 	}
@@ -187,7 +187,7 @@ func (r *run) put(ctx context.Context, t *target, live client.Object) (*unstruct
 	// What may be somebody else's is not forced: a conflict then says so, without a look beforehand.
 	answer := t.object.DeepCopy()
 	err := serverSideApply(ctx, r.as, answer, false)
-	if apierrors.IsConflict(err) && r.wasOurs(ctx, t) {
+	if apierrors.IsConflict(err) && wasOurs(ctx, r.as, t.entry, t.object) {
 		return applyOver(ctx, r.as, t)
 	}
 	return answer, err
@@ -201,6 +201,9 @@ func serverSideApply(ctx context.Context, c client.Client, o *unstructured.Unstr
 	return c.Apply(ctx, client.ApplyConfigurationFromUnstructured(o), options...)
 }
 
+// identity are the labels that say whose an object is.
+var identity = []string{v1alpha1.LabelTenant, v1alpha1.LabelPartition, v1alpha1.LabelApplication}
+
 // ours says whether an object of the member is the one that these labels are meant for, and else whose it is: the
 // application's name, or empty if Yunfan did not make it.
 func ours(live client.Object, labels map[string]string) (mine bool, owner string) {
@@ -208,7 +211,7 @@ func ours(live client.Object, labels map[string]string) (mine bool, owner string
 		return false, ""
 	}
 	have := live.GetLabels()
-	for _, label := range []string{v1alpha1.LabelTenant, v1alpha1.LabelPartition, v1alpha1.LabelApplication} {
+	for _, label := range identity {
 		if have[label] != labels[label] {
 			return false, have[v1alpha1.LabelApplication]
 		}
@@ -216,16 +219,37 @@ func ours(live client.Object, labels map[string]string) (mine bool, owner string
 	return true, ""
 }
 
-// wasOurs says whether an object that the cache does not show, because it has lost its labels, was applied by us.
-func (r *run) wasOurs(ctx context.Context, t *target) bool {
+// wasOurs asks the member whether an object that has not our labels, or that the cache does not show because it has
+// lost them, is one that we applied and somebody has edited.
+func wasOurs(ctx context.Context, as client.Reader, e v1alpha1.InventoryEntry, meant client.Object) bool {
 	live := &metav1.PartialObjectMetadata{}
-	live.SetGroupVersionKind(gvkOfEntry(t.entry))
-	if err := r.as.Get(ctx, client.ObjectKey{Namespace: t.key.Namespace, Name: t.key.Name}, live); err != nil {
-		return false
+	live.SetGroupVersionKind(gvkOfEntry(e))
+	return as.Get(ctx, client.ObjectKeyFromObject(meant), live) == nil && edited(live, meant.GetLabels())
+}
+
+// edited says whether we applied an object whose labels are not those that are meant. A label whose field is still ours
+// is as we wrote it: if it has another value, the object is another application's.
+func edited(live client.Object, meant map[string]string) bool {
+	for _, m := range live.GetManagedFields() {
+		if m.Manager != v1alpha1.FieldOwner || m.Operation != metav1.ManagedFieldsOperationApply || m.FieldsV1 == nil {
+			continue
+		}
+		var fields struct {
+			Metadata struct {
+				Labels map[string]any `json:"f:labels"`
+			} `json:"f:metadata"`
+		}
+		if err := json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields); err != nil {
+			return false
+		}
+		for _, label := range identity {
+			if _, owned := fields.Metadata.Labels["f:"+label]; owned && live.GetLabels()[label] != meant[label] {
+				return false
+			}
+		}
+		return true
 	}
-	return slices.ContainsFunc(live.ManagedFields, func(m metav1.ManagedFieldsEntry) bool {
-		return m.Manager == v1alpha1.FieldOwner && m.Operation == metav1.ManagedFieldsOperationApply
-	})
+	return false
 }
 
 // noMatch says whether the member does not know the kind.

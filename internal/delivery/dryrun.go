@@ -100,7 +100,7 @@ func try(ctx context.Context, as client.Client, t *target, adopted bool) (Change
 		return change, fmt.Errorf("reading %s %s: %w", t.entry.Kind, t.entry.Name, err)
 	}
 	if exists {
-		if mine, owner := ours(live, t.object.GetLabels()); !mine && (!adopted || owner != "") {
+		if mine, owner := ours(live, t.object.GetLabels()); !mine && (!adopted || owner != "") && !edited(live, t.object.GetLabels()) {
 			return refusedChange(change, refuseForeign(t, owner)), nil
 		}
 	}

@@ -165,14 +165,15 @@ func (r *reconciler) delete(ctx context.Context, d *v1alpha1.Delivery, namespace
 	} else if used, err := r.usedByOthers(ctx, d, e); err != nil || used {
 		return false, err
 	}
-	if mine, _ := ours(live, labels); !mine {
-		return true, nil
-	}
-	uid := live.GetUID()
 	object := &metav1.PartialObjectMetadata{}
 	object.SetGroupVersionKind(gvkOfEntry(e))
 	object.SetNamespace(namespace)
 	object.SetName(e.Name)
+	object.SetLabels(labels)
+	if mine, _ := ours(live, labels); !mine && !wasOurs(ctx, as, e, object) {
+		return true, nil
+	}
+	uid := live.GetUID()
 	err = as.Delete(ctx, object, client.Preconditions{UID: &uid}, client.PropagationPolicy(metav1.DeletePropagationBackground))
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("deleting %s %s: %w", e.Kind, e.Name, err)

@@ -9,7 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/testkit"
@@ -19,6 +21,7 @@ func TestRefused(t *testing.T) {
 	w := newWorld(t).serve(t)
 	t.Run("foreign object", func(t *testing.T) { foreign(t, w) })
 	t.Run("another application's object", func(t *testing.T) { sameNames(t, w) })
+	t.Run("labels edited", func(t *testing.T) { labelsEdited(t, w) })
 	t.Run("quota", func(t *testing.T) { quota(t, w) })
 	t.Run("rights that come late", func(t *testing.T) { lateRights(t, w) })
 	t.Run("immutable field", func(t *testing.T) { immutable(t, w) })
@@ -83,6 +86,48 @@ func sameNames(t *testing.T, w *world) {
 	object(t, w, p, "front", &appsv1.Deployment{}, func(o *appsv1.Deployment) bool {
 		return o.Labels[v1alpha1.LabelApplication] == "first" && o.DeletionTimestamp == nil
 	})
+}
+
+// labelsEdited: an object whose labels somebody has taken off or changed is still ours: it is mended, and deleted with
+// the Delivery.
+func labelsEdited(t *testing.T, w *world) {
+	p := w.partition(t)
+	d := deliver(t, p, revision(t, p, "shop", "aaaaaaaaaa", web("front"), web("back")), 1)
+	eventually(t, d, "applied", applied)
+	edit := func(o client.Object, label, value string) {
+		key := client.ObjectKey{Namespace: p.MemberNamespace(), Name: "front"}
+		if err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+			if err := w.member.Client.Get(t.Context(), key, o); err != nil {
+				return err
+			}
+			labels := o.GetLabels()
+			delete(labels, v1alpha1.LabelTenant)
+			if labels[label] = value; value == "" {
+				delete(labels, label)
+			}
+			return w.member.Client.Update(t.Context(), o, client.FieldOwner("kubectl-edit"))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(&appsv1.Deployment{}, v1alpha1.LabelApplication, "")
+	edit(&corev1.Service{}, v1alpha1.LabelPartition, "")
+	mended := func(o client.Object) bool {
+		return o.GetLabels()[v1alpha1.LabelApplication] == "shop" && o.GetLabels()[v1alpha1.LabelPartition] == p.Name && o.GetLabels()[v1alpha1.LabelTenant] == p.Namespace
+	}
+	object(t, w, p, "front", &appsv1.Deployment{}, func(o *appsv1.Deployment) bool { return mended(o) })
+	object(t, w, p, "front", &corev1.Service{}, func(o *corev1.Service) bool { return mended(o) })
+	edit(&appsv1.Deployment{}, v1alpha1.LabelApplication, "other")
+	object(t, w, p, "front", &appsv1.Deployment{}, func(o *appsv1.Deployment) bool { return mended(o) })
+
+	w.set.Disconnect(w.cluster)
+	edit(&appsv1.Deployment{}, v1alpha1.LabelApplication, "")
+	if err := hub.Client.Delete(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	w.join(t, w.config())
+	gone(t, w, p, "front", &appsv1.Deployment{})
+	gone(t, w, p, "back", &appsv1.Deployment{})
 }
 
 // quota: of two services the quota holds one; the deployment is created all the same.
