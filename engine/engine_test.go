@@ -5,6 +5,7 @@
 package engine_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -106,6 +107,28 @@ func (i *instance) process(target string) daemon.ProcessStatus {
 	}
 	i.t.Fatalf("no process %s", target)
 	return daemon.ProcessStatus{}
+}
+
+// portForward reaches the TCP port of the keeper through kubectl.
+func (i *instance) portForward(g *WithT) {
+	i.t.Helper()
+	ctx, cancel := context.WithTimeout(i.t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(i.bin), "kubectl"), "--kubeconfig", filepath.Join(i.data, "kubeconfig/north.kubeconfig"), "port-forward", "pod/keep-0", ":1053")
+	out, err := cmd.StdoutPipe()
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(cmd.Start()).To(Succeed())
+	line, err := bufio.NewReader(out).ReadString('\n') // Forwarding from 127.0.0.1:40123 -> 1053
+	g.Expect(err).NotTo(HaveOccurred())
+	local := strings.Fields(line)[2]
+	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", local)
+	}}
+	_, err = resolver.LookupHost(ctx, "whoever.example.")
+	var answered *net.DNSError
+	g.Expect(errors.As(err, &answered) && !answered.IsTimeout).To(BeTrue(), "the program behind the port answers: %v", err)
+	cancel()
+	_ = cmd.Wait() // says that it was killed
 }
 
 // pids by target, to see that nothing was started again.
@@ -297,6 +320,7 @@ func (i *instance) testWorkload() {
 		return err
 	}).WithTimeout(patience).Should(Succeed())
 	g.Expect(i.kubectl("north", "", "exec", "keep-0", "--", "/coredns", "-version")).To(ContainSubstring("CoreDNS"))
+	i.portForward(g)
 	g.Expect(i.kubectl("north", "", "logs", "keep-0")).To(ContainSubstring("CoreDNS"))
 	g.Expect(i.kubectl("north", "", "get", "pvc", "data-keep-0", "-o", "jsonpath={.status.phase} {.spec.storageClassName}")).To(Equal("Bound standard"))
 	g.Eventually(func() error {
@@ -568,4 +592,5 @@ services:
 		g.Expect(os.Rename(wal+".good", wal)).To(Succeed())
 		i.run("up")
 	})
+	i.step("down ends what is frozen", func() { i.run("freeze", "hub") })
 }

@@ -30,21 +30,16 @@ func Teardown(ctx context.Context, paths topology.Paths) error {
 	if err != nil {
 		return err
 	}
-	if err := stopUnits(ctx, paths); err != nil {
-		return err
-	}
-	if state == nil {
-		return nil
-	}
-	foreign, err := host.Foreign(state.Index, paths.Data)
-	if err != nil || foreign { // stopped before, and another instance has the addresses now
-		return err
-	}
-	hierarchies, err := cgroup.Detect()
+	group, foreign, err := instanceGroup(state, paths)
 	if err != nil {
 		return err
 	}
-	group := cgroup.Group{Hierarchies: hierarchies, Path: groupPath(state.Index)}
+	if !foreign {
+		group.ThawAll()
+	}
+	if err := stopUnits(ctx, paths); err != nil || foreign {
+		return err
+	}
 	group.Kill()
 	err = errors.Join(
 		network.Net{Plan: state.Plan()}.RemoveAll(ctx),
@@ -59,6 +54,19 @@ func Teardown(ctx context.Context, paths topology.Paths) error {
 		return fmt.Errorf("cleaning up: %w", err)
 	}
 	return nil
+}
+
+// instanceGroup is the cgroup around all units. foreign means that nothing on the machine outside the data directory is
+// this instance's: it was never started, or was stopped and another instance has its number now.
+func instanceGroup(state *topology.State, paths topology.Paths) (group cgroup.Group, foreign bool, err error) {
+	if state == nil {
+		return group, true, nil
+	}
+	if foreign, err = host.Foreign(state.Index, paths.Data); err != nil || foreign {
+		return group, foreign, err
+	}
+	hierarchies, err := cgroup.Detect()
+	return cgroup.Group{Hierarchies: hierarchies, Path: groupPath(state.Index)}, false, err
 }
 
 // takeOver makes a living daemon quit and takes the lock it held.

@@ -151,10 +151,12 @@ func remember(keep string) error {
 		before, ok = load(keep)
 	}
 	if !ok {
+		made := before.Made // of an earlier boot, which did not end in order
 		var err error
 		if before, err = observe(); err != nil {
 			return err
 		}
+		before.Made = made
 	}
 	for _, dir := range mountPoints {
 		if err := os.Mkdir(dir, 0o755); err == nil {
@@ -211,7 +213,7 @@ func (b Before) restore() error {
 	return errors.Join(errs...)
 }
 
-// load returns settings of the running boot only: a reboot has reset them.
+// load tells whether the settings are of the running boot: a reboot has reset them.
 func load(path string) (Before, bool) {
 	var b Before
 	data, err := os.ReadFile(path)

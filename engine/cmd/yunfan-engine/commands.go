@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -155,6 +156,7 @@ func daemonCommand(paths pathsFunc) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("finding the engine's programs: %w", err)
 			}
+			syscall.Umask(0o022) // whatever the caller's: pods of any user read what is made here
 			return daemon.Run(cmd.Context(), p, programs)
 		}}
 }

@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"yunfan.io/engine/control"
 	"yunfan.io/engine/daemon"
@@ -86,10 +88,22 @@ func prepareDataDir(p topology.Paths, name, config string) error {
 	return nil
 }
 
-// ensureDaemon starts a daemon, or tells the running one to bring everything up.
+// ensureDaemon starts a daemon, or tells the running one to bring everything up. Two commands at once take turns.
 func ensureDaemon(ctx context.Context, p topology.Paths) error {
+	dir, err := os.Open(p.Data)
+	if err != nil {
+		return fmt.Errorf("opening the data directory: %w", err)
+	}
+	defer func() { _ = dir.Close() }()
+	for unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for another `up` on %s: %w", p.Data, ctx.Err())
+		case <-time.After(poll):
+		}
+	}
 	client := control.Client{Path: p.Socket(), Timeout: callTimeout}
-	err := client.Call(ctx, "/up", struct{}{}, nil)
+	err = client.Call(ctx, "/up", struct{}{}, nil)
 	var refused *control.Error
 	if err == nil || errors.As(err, &refused) {
 		return err
@@ -117,6 +131,11 @@ func startDaemon(ctx context.Context, p topology.Paths, programs topology.Progra
 	cmd := exec.Command(programs.Path("yunfan-engine"), "daemon", "--data-dir", p.Data) //nolint:noctx // it outlives this command
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// A proxy is for the world outside: clusters are inside this machine.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return strings.HasSuffix(strings.ToLower(name), "_proxy")
+	})
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the daemon: %w", err)
 	}
