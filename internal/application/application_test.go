@@ -376,6 +376,25 @@ func TestDeletion(t *testing.T) {
 	g.Expect(revisions.Items).To(BeEmpty())
 }
 
+func TestRevisionsOfADeletedApplicationAreTakenOver(t *testing.T) {
+	g := NewWithT(t)
+	tn := newTenant(t)
+	app := tn.create(score(tn.namespace))
+	left := &v1alpha1.ApplicationRevision{}
+	key := client.ObjectKey{Namespace: tn.namespace, Name: tn.revision(app, "")}
+	g.Expect(hub.Client.Get(t.Context(), key, left)).To(Succeed())
+	g.Expect(hub.Client.Delete(t.Context(), app)).To(Succeed())
+	g.Eventually(func() bool {
+		return apierrors.IsNotFound(hub.Client.Get(t.Context(), client.ObjectKeyFromObject(app), app))
+	}, wait).Should(BeTrue())
+	left.ResourceVersion, left.UID, left.OwnerReferences = "", "", nil
+	testkit.Create(t, hub.Client, left)
+	again := tn.create(score(tn.namespace))
+	g.Expect(tn.revision(again, "")).To(Equal(left.Name))
+	g.Expect(hub.Client.Get(t.Context(), key, left)).To(Succeed())
+	g.Expect(metav1.IsControlledBy(left, again)).To(BeTrue(), "the garbage collector must not take it")
+}
+
 func TestScarceThingsThatBecomeFree(t *testing.T) {
 	t.Run("node port", func(t *testing.T) {
 		g := NewWithT(t)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -57,7 +58,10 @@ func load(ctx context.Context, reader client.Reader, app *v1alpha1.Application) 
 	}
 	w.partitions = partitions.Items
 	for i := range revisions.Items {
-		w.revisions[revisions.Items[i].Name] = &revisions.Items[i]
+		// Those of an application of the same name that was deleted are on their way out.
+		if metav1.IsControlledBy(&revisions.Items[i], app) {
+			w.revisions[revisions.Items[i].Name] = &revisions.Items[i]
+		}
 	}
 	for i := range deliveries.Items {
 		if d := &deliveries.Items[i]; d.Spec.Application == app.Name {

@@ -141,10 +141,30 @@ func (r *Reconciler) ensureRevision(ctx context.Context, w *world, p *Plan) erro
 			p.Revision.Spec.Number = max(p.Revision.Spec.Number, list.Items[i].Spec.Number+1)
 		}
 	}
-	if err := r.client.Create(ctx, p.Revision); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("creating revision %s: %w", p.Revision.Name, err)
+	wanted := p.Revision.DeepCopy()
+	if err := r.client.Create(ctx, p.Revision); apierrors.IsAlreadyExists(err) {
+		return r.adoptRevision(ctx, w.app, wanted)
+	} else if err != nil {
+		return fmt.Errorf("creating revision %s: %w", wanted.Name, err)
 	}
 	return r.pruneRevisions(ctx, w, p.Revision.Name)
+}
+
+// adoptRevision makes sure that a revision of this name, and so with this content, goes with this application: one that
+// was left by a deleted application, or came out of a backup, would be taken away with its former owner.
+func (r *Reconciler) adoptRevision(ctx context.Context, app *v1alpha1.Application, wanted *v1alpha1.ApplicationRevision) error {
+	existing := &v1alpha1.ApplicationRevision{}
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(wanted), existing); err != nil {
+		return fmt.Errorf("reading revision %s: %w", wanted.Name, err)
+	}
+	if metav1.IsControlledBy(existing, app) {
+		return nil
+	}
+	existing.OwnerReferences, existing.Labels = wanted.OwnerReferences, wanted.Labels
+	if err := r.client.Update(ctx, existing); err != nil {
+		return fmt.Errorf("adopting revision %s: %w", wanted.Name, err)
+	}
+	return nil
 }
 
 // pruneRevisions deletes the oldest revisions that nothing runs.

@@ -62,10 +62,13 @@ func Choose(list []v1alpha1.PartitionChoice, partitions []v1alpha1.Partition, cl
 	seen := map[string]bool{}
 	for i := range list {
 		if name := list[i].Name; name != "" {
-			if p := usable[name]; p == nil {
-				missing = append(missing, "no partition "+name)
-			} else {
+			switch p := usable[name]; {
+			case p != nil:
 				chosen = append(chosen, choiceOf(&list[i], p))
+			case slices.ContainsFunc(partitions, func(p v1alpha1.Partition) bool { return p.Name == name }):
+				missing = append(missing, fmt.Sprintf("partition %s is being deleted", name))
+			default:
+				missing = append(missing, "no partition "+name)
 			}
 			continue
 		}

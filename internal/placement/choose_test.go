@@ -52,7 +52,7 @@ func TestChoose(t *testing.T) {
 		"selector without match":     {reason: "an empty choice is not an accident to pass over", list: []v1alpha1.PartitionChoice{{Selector: byLabel("tier", "lead")}}, missing: []string{`selector "tier=lead" matches no partition`}},
 		"named twice":                {reason: "which weight would count?", list: []v1alpha1.PartitionChoice{{Name: "prod-bj"}, {Name: "prod-bj"}}, refused: "named twice"},
 		"leaving but delivered":      {reason: "a deletion that is refused does not move the application", list: []v1alpha1.PartitionChoice{{Name: "leaving"}}, want: []string{"leaving"}},
-		"being deleted with all":     {reason: "its applications are removed and must not come back", list: []v1alpha1.PartitionChoice{{Name: "gone"}}, missing: []string{"no partition gone"}},
+		"being deleted with all":     {reason: "its applications are removed and must not come back", list: []v1alpha1.PartitionChoice{{Name: "gone"}}, missing: []string{"partition gone is being deleted"}},
 		"malformed selector":         {reason: "the message says which", list: []v1alpha1.PartitionChoice{{Selector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Like"}}}}}, refused: "placement.partitions[0]"},
 		"empty selector matches all": {reason: "as everywhere in Kubernetes", list: []v1alpha1.PartitionChoice{{Selector: &metav1.LabelSelector{}}}, want: []string{"leaving", "prod-bj", "prod-sh", "test-bj"}},
 	}
