@@ -82,12 +82,13 @@ func newReconciler(hub client.Client, live client.Reader, m *member.Member) *rec
 }
 
 // record is what is known of a Delivery; it is made anew after a restart, when everything is applied once.
-func (r *reconciler) record(key types.NamespacedName) *record {
+func (r *reconciler) record(d *v1alpha1.Delivery) *record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	key := client.ObjectKeyFromObject(d)
 	rec := r.records[key]
-	if rec == nil {
-		rec = newRecord()
+	if rec == nil || rec.uid != d.UID {
+		rec = newRecord(d.UID)
 		r.records[key] = rec
 	}
 	return rec
@@ -109,7 +110,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if d.Spec.Cluster != r.member.Name {
 		return ctrl.Result{}, nil
 	}
-	rec := r.record(req.NamespacedName)
+	rec := r.record(d)
 	rec.newest(d)
 	before := d.DeepCopy()
 	if answering, seen := r.member.Answering(); !answering {
@@ -117,7 +118,6 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, r.write(ctx, rec, before, d)
 	}
 	if !d.DeletionTimestamp.IsZero() {
-		r.forget(req.NamespacedName)
 		return r.remove(ctx, before, d)
 	}
 	result, err := r.deliver(ctx, rec, d)

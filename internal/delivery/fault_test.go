@@ -141,6 +141,11 @@ func TestKeeper(t *testing.T) {
 	other := &v1alpha1.Cluster{ObjectMeta: metav1.ObjectMeta{Name: testkit.Name(t)},
 		Spec: v1alpha1.ClusterSpec{Connection: v1alpha1.ClusterConnection{KubeconfigSecretRef: &v1alpha1.SecretReference{Name: "none"}}}}
 	testkit.Create(t, hub.Client, other)
+	other.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse,
+		Reason: v1alpha1.ReasonUnreachable, Message: "refused", LastTransitionTime: metav1.Now()}}
+	if err := hub.Client.Status().Update(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
 	r := revision(t, p, "shop", "aaaaaaaaaa", web("front"))
 	d := newDelivery(p, r, 1)
 	d.Spec.Cluster, d.Labels[v1alpha1.LabelCluster] = other.Name, other.Name

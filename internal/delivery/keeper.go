@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -46,14 +47,16 @@ func (k *Keeper) SetupWithManager(mgr ctrl.Manager) error {
 // clusterChanged leaves out the changes of numbers in a cluster's status.
 var clusterChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	was, is := e.ObjectOld.(*v1alpha1.Cluster), e.ObjectNew.(*v1alpha1.Cluster)
-	return was.Generation != is.Generation || clusterMessage(was) != clusterMessage(is)
+	return was.Generation != is.Generation || readiness(was) != readiness(is)
 }}
 
-func clusterMessage(c *v1alpha1.Cluster) string {
-	if ready := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
-		return ready.Message
+// readiness is a cluster's condition Ready without its times.
+func readiness(c *v1alpha1.Cluster) metav1.Condition {
+	ready := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil {
+		return metav1.Condition{}
 	}
-	return "it has not been reached yet"
+	return metav1.Condition{Status: ready.Status, Reason: ready.Reason, Message: ready.Message}
 }
 
 func (k *Keeper) ofCluster(ctx context.Context, cluster client.Object) []ctrl.Request {
@@ -92,10 +95,15 @@ func (k *Keeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, 
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	if reason == "" {
+		return ctrl.Result{}, nil
+	}
 	markLost(d, reason, message, seen)
 	return ctrl.Result{}, patchStatus(ctx, k.Hub, before, d)
 }
 
+// whatIsWrong says what keeps a cluster from being reached; the reason is empty if it is only being connected, as after
+// a restart of the server: then its own controller will tell.
 func (k *Keeper) whatIsWrong(ctx context.Context, d *v1alpha1.Delivery) (reason, message string, seen time.Time, err error) {
 	cluster := &v1alpha1.Cluster{}
 	err = k.Hub.Get(ctx, client.ObjectKey{Name: d.Spec.Cluster}, cluster)
@@ -107,8 +115,12 @@ func (k *Keeper) whatIsWrong(ctx context.Context, d *v1alpha1.Delivery) (reason,
 	case !cluster.DeletionTimestamp.IsZero():
 		return v1alpha1.ReasonClusterNotFound, fmt.Sprintf("cluster %s is being removed", d.Spec.Cluster), seen, nil
 	}
+	ready := readiness(cluster)
+	if ready.Status != metav1.ConditionFalse || ready.Reason == v1alpha1.ReasonReconciling {
+		return "", "", seen, nil
+	}
 	if cluster.Status.LastSeenTime != nil {
 		seen = cluster.Status.LastSeenTime.Time
 	}
-	return v1alpha1.ReasonUnreachable, fmt.Sprintf("cluster %s cannot be reached: %s", d.Spec.Cluster, clusterMessage(cluster)), seen, nil
+	return v1alpha1.ReasonUnreachable, fmt.Sprintf("cluster %s cannot be reached: %s", d.Spec.Cluster, ready.Message), seen, nil
 }

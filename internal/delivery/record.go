@@ -21,6 +21,8 @@ import (
 const (
 	// writeInterval is the least time between two writes of a status while only numbers change.
 	writeInterval = 200 * time.Millisecond
+	// driftPause is the least time between two corrections of an object: somebody may insist on what we undo.
+	driftPause = time.Second
 	// cacheLag is how long the member's cache may take to show what was applied, before it counts as gone.
 	cacheLag = 5 * time.Second
 )
@@ -47,6 +49,7 @@ func gvkOf(o client.Object) schema.GroupVersionKind {
 // record is what the controller remembers of one Delivery between reconciliations. It saves requests and is never
 // needed: without it everything is applied again, which changes nothing.
 type record struct {
+	uid  types.UID // of the Delivery
 	plan *plan
 
 	mu       sync.Mutex // objects are applied in parallel
@@ -70,9 +73,9 @@ type appliedObject struct {
 	seen       bool // by the cache
 }
 
-func newRecord() *record {
+func newRecord(uid types.UID) *record {
 	return &record{
-		applied: map[objectKey]*appliedObject{}, refused: map[objectKey]*refusal{}, warnings: map[objectKey]*warning{}, leaving: map[string]types.UID{},
+		uid: uid, applied: map[objectKey]*appliedObject{}, refused: map[objectKey]*refusal{}, warnings: map[objectKey]*warning{}, leaving: map[string]types.UID{},
 	}
 }
 
@@ -150,11 +153,12 @@ func (rec *record) current(t *target, live client.Object) (ok bool, wait time.Du
 	if live.GetDeletionTimestamp() != nil {
 		return true, 0 // applied again when it is gone
 	}
-	if live.GetUID() != a.uid || live.GetGeneration() != a.generation || !contains(live.GetLabels(), t.object.GetLabels()) {
-		return false, 0
+	same := live.GetUID() == a.uid && live.GetGeneration() == a.generation && contains(live.GetLabels(), t.object.GetLabels())
+	if same && (a.generation != 0 || a.version == live.GetResourceVersion()) {
+		return true, 0 // where the member counts no generations, every change may be one of the spec
 	}
-	// Where the member counts no generations, every change may be one of the spec.
-	return a.generation != 0 || a.version == live.GetResourceVersion(), 0
+	left := driftPause - time.Since(a.at)
+	return left > 0, left
 }
 
 // shown says whether the cache shows a target as it was last applied, so that its status tells of that.

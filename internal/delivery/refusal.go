@@ -80,7 +80,7 @@ func refusalOf(t *target, err error) *refusal {
 	case apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict):
 		return &refusal{reason: v1alpha1.ReasonRefused, retry: refusedRetry,
 			message: fmt.Sprintf("%s exists in the namespace and was not made by Yunfan: rename the component or delete the object (%s)", name, text)}
-	case apierrors.IsInvalid(err) && strings.Contains(text, "immutable"):
+	case apierrors.IsInvalid(err) && (strings.Contains(text, "immutable") || strings.Contains(text, "may not change once set") || strings.Contains(text, "are forbidden")):
 		return &refusal{reason: v1alpha1.ReasonRefused, retry: refusedRetry,
 			message: fmt.Sprintf("%s cannot be changed in this way while it exists: change it back, or give the component another name (%s)", name, text)}
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err):
