@@ -19,10 +19,10 @@ import (
 )
 
 // A member that stops answering is noticed after probeFailures probes, each probeInterval after the one before or, if
-// that timed out, right after it: within 6 s, however it fails.
+// that timed out, right after it: within 7 s, however it fails.
 const (
 	probeInterval   = 2 * time.Second
-	probeTimeout    = 2 * time.Second
+	probeTimeout    = 2500 * time.Millisecond
 	probeFailures   = 2
 	versionInterval = 30 * time.Second
 )

@@ -32,10 +32,12 @@ type reconciler struct {
 
 	taints sync.Mutex // nodes are shared by all partitions of the member
 
-	mu          sync.Mutex
-	records     map[types.NamespacedName]*record
-	enforced    time.Time // when the admission policy was last applied
-	unsupported bool      // the member has no admission policies
+	policy      sync.Mutex // and so is the admission policy
+	enforced    time.Time  // when it was last applied
+	unsupported bool       // the member has no admission policies
+
+	mu      sync.Mutex
+	records map[types.NamespacedName]*record
 }
 
 // StartForMember starts the member's controller; it ends with ctx.

@@ -97,8 +97,8 @@ func policies() []client.Object {
 // enforce makes sure that the member has the policy. A member that is too old for it is not refused, but people are
 // told what is not enforced there.
 func (r *reconciler) enforce(ctx context.Context, _ *v1alpha1.Partition) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.policy.Lock()
+	defer r.policy.Unlock()
 	if time.Since(r.enforced) > policyInterval {
 		var err error
 		if r.unsupported, err = applyPolicies(ctx, r.member); err != nil {

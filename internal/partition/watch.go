@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// ownDelay and otherDelay gather changes of pods before the sums are made again: those of the partition's own pods
-	// are looked at by people, those of others only change what is free.
+	// ownDelay and otherDelay gather changes of pods and of what is used of quotas before the sums are made again: those
+	// of the partition itself are looked at by people, those of others only change what is free.
 	ownDelay   = time.Second
 	otherDelay = 5 * time.Second
 )
@@ -33,19 +33,22 @@ const (
 type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
 
 func (r *reconciler) sources(hub cache.Cache) []source.Source {
-	every := func(ctx context.Context, _ client.Object) []ctrl.Request { return r.partitions(ctx, r.mine) }
+	all := func(ctx context.Context) []ctrl.Request { return r.partitions(ctx, r.mine) }
 	sources := []source.Source{
 		r.onHub(hub, &v1alpha1.Partition{}, generationChanged, func(_ context.Context, o client.Object) []ctrl.Request {
 			return []ctrl.Request{{NamespacedName: client.ObjectKeyFromObject(o)}}
 		}),
 		r.onHub(hub, &v1alpha1.Tenant{}, tenantChanged, r.ofTenant),
 		r.onHub(hub, &v1alpha1.Delivery{}, never, ofDelivery),
-		source.Channel(r.member.Subscribe(), handler.EnqueueRequestsFromMapFunc(every)),
-		source.Kind[client.Object](r.member.Cache, &corev1.Node{}, r.later(ownDelay, otherDelay), nodeChanged),
-		source.Kind[client.Object](r.member.Cache, &corev1.Pod{}, r.later(ownDelay, otherDelay), podChanged),
+		source.Channel(r.member.Subscribe(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []ctrl.Request {
+			return all(ctx)
+		})),
+		source.Kind[client.Object](r.member.Cache, &corev1.Node{}, later(all), nodeChanged),
+		source.Kind[client.Object](r.member.Cache, &corev1.Pod{}, later(all), podChanged),
+		source.Kind[client.Object](r.member.Cache, &corev1.ResourceQuota{}, later(nobody)),
 	}
 	for _, kind := range []client.Object{
-		&corev1.Namespace{}, &corev1.ResourceQuota{}, &corev1.LimitRange{}, &networkingv1.NetworkPolicy{},
+		&corev1.Namespace{}, &corev1.LimitRange{}, &networkingv1.NetworkPolicy{},
 		&corev1.ServiceAccount{}, &rbacv1.Role{}, &rbacv1.RoleBinding{},
 	} {
 		sources = append(sources, source.Kind(r.member.Cache, kind, handler.EnqueueRequestsFromMapFunc(ofObject)))
@@ -69,14 +72,16 @@ func ofObject(_ context.Context, o client.Object) []ctrl.Request {
 	return []ctrl.Request{{NamespacedName: key}}
 }
 
-// later enqueues the partition of an object after one delay and all others after another.
-func (r *reconciler) later(own, others time.Duration) handler.EventHandler {
+func nobody(context.Context) []ctrl.Request { return nil }
+
+// later enqueues the partition of an object after ownDelay and others after otherDelay.
+func later(others func(context.Context) []ctrl.Request) handler.EventHandler {
 	add := func(ctx context.Context, o client.Object, q queue) {
 		for _, request := range ofObject(ctx, o) {
-			q.AddAfter(request, own)
+			q.AddAfter(request, ownDelay)
 		}
-		for _, request := range r.partitions(ctx, r.mine) {
-			q.AddAfter(request, others)
+		for _, request := range others(ctx) {
+			q.AddAfter(request, otherDelay)
 		}
 	}
 	return handler.Funcs{
