@@ -65,7 +65,7 @@ func TestDeliveryIdentity(t *testing.T) {
 	j.Expect(may("create", "deployments", "-n", namespace)).To(Equal("yes"))
 	for _, forbidden := range [][]string{
 		{"create", "deployments", "-n", "kube-system"}, {"get", "secrets", "-n", "kube-system"}, {"create", "clusterroles"}, {"create", "roles", "-n", namespace},
-		{"create", "rolebindings", "-n", namespace}, {"patch", "namespaces", namespace}, {"patch", "resourcequotas", "-n", namespace}, {"get", "nodes"},
+		{"create", "rolebindings", "-n", namespace}, {"patch", "namespaces/" + namespace}, {"patch", "resourcequotas", "-n", namespace}, {"get", "nodes"},
 		{"create", "serviceaccounts", "--subresource=token", "-n", namespace}, {"impersonate", "users"},
 	} {
 		j.Expect(may(forbidden...)).To(MatchRegexp("(?m)^no"), "%v", forbidden) // kubectl may warn first
