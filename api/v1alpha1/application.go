@@ -83,6 +83,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeClaimTemplates) || self.workload == 'StatefulSet'",message="volumeClaimTemplates belong to a StatefulSet"
 // +kubebuilder:validation:XValidation:rule="!has(self.replicas) || !(self.workload in ['DaemonSet', 'External'])",message="a DaemonSet runs on every node of the partition and External has no pods: replicas cannot be set"
 // +kubebuilder:validation:XValidation:rule="self.workload != 'External' || has(self.service)",message="an External component needs a service with the ports it offers"
+// +kubebuilder:validation:XValidation:rule="self.workload != 'External' || !has(self.service) || self.service.type == 'ClusterIP'",message="an External component's service has type ClusterIP: a node port would lead from outside to any address, other tenants' pods among them"
 // +kubebuilder:validation:XValidation:rule="!has(self.dependsOn) || !self.dependsOn.exists(d, d == self.name)",message="a component cannot depend on itself"
 type Component struct {
 	// Name of the component; also of its workload object and its service.

@@ -52,6 +52,7 @@ func TestApplicationRules(t *testing.T) {
 		"external without address":  {component("workload: External, service: {ports: [{name: p, port: 1}]}"), "external belongs to the workload External"},
 		"external without service":  {component("workload: External, external: {addresses: [192.0.2.1]}"), "External component needs a service"},
 		"external":                  {component("workload: External, external: {addresses: [192.0.2.1, '2001:db8::1']}, service: {ports: [{name: p, port: 1}]}"), ""},
+		"external on node ports":    {component("workload: External, external: {addresses: [192.0.2.1]}, service: {type: NodePort, ports: [{name: p, port: 1}]}"), "service has type ClusterIP"},
 		"external host name":        {component("workload: External, external: {addresses: [example.org]}, service: {ports: [{name: p, port: 1}]}"), "addresses are IP addresses"},
 		"address of a Deployment":   {component("external: {addresses: [192.0.2.1]}, " + pods), "external belongs to the workload External"},
 		"claims of a Deployment":    {component("volumeClaimTemplates: [{metadata: {name: d}, spec: {}}], " + pods), "volumeClaimTemplates belong to a StatefulSet"},

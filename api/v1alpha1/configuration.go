@@ -12,6 +12,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 40",message="a configuration's name has at most 40 characters: names of other objects are made from it"
+// +kubebuilder:validation:XValidation:rule="!self.metadata.name.contains('.')",message="a configuration's name has no dots: it becomes part of a volume's name"
 type Configuration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -35,6 +36,7 @@ type ConfigurationSpec struct {
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=100
 	// +kubebuilder:validation:XValidation:rule="self.all(name, name.matches('^[-._a-zA-Z0-9]{1,253}$'))",message="a file's name consists of letters, digits, '-', '_' and '.'"
+	// +kubebuilder:validation:XValidation:rule="self.all(name, name != '.' && !name.startsWith('..'))",message="a file's name is not '.' and does not begin with '..'"
 	Files map[string]string `json:"files"`
 	// Publication says where applications may use it.
 	// +optional
@@ -111,3 +113,6 @@ type ConfigurationList struct {
 
 // VersionObjectName is the name of the ConfigMap or Secret, on hub and members, that holds a version.
 func VersionObjectName(configuration, version string) string { return configuration + "-" + version }
+
+// VolumeName is the name of the volume in which a component's pods have a configuration.
+func VolumeName(configuration string) string { return "configuration-" + configuration }

@@ -58,6 +58,10 @@ func validateComponent(c *v1alpha1.Component) (problems []string) {
 			problems = append(problems, fmt.Sprintf("configurations %s and %s have the same mountPath %s", other, use.Name, use.MountPath))
 		}
 		mounted[use.MountPath] = use.Name
+		volume := v1alpha1.VolumeName(use.Name)
+		if use.MountPath != "" && slices.ContainsFunc(c.Template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume }) {
+			problems = append(problems, fmt.Sprintf("volume %s of the template has the name of the one that holds configuration %s: rename it", volume, use.Name))
+		}
 	}
 	return problems
 }

@@ -164,6 +164,13 @@ var unsound = map[string]struct {
 		},
 		reason: v1alpha1.ReasonInvalid, words: []string{"configuration c is for container tomcat"},
 	},
+	"volume with a configuration's name": {
+		change: func(a *v1alpha1.Application) {
+			web(a).Configurations = []v1alpha1.ConfigurationUse{{Name: "c", MountPath: "/c"}}
+			web(a).Template.Spec.Volumes = []corev1.Volume{{Name: "configuration-c"}}
+		},
+		reason: v1alpha1.ReasonInvalid, words: []string{"volume configuration-c of the template has the name of the one that holds configuration c: rename it"},
+	},
 	"two configurations at one path": {
 		change: func(a *v1alpha1.Application) {
 			web(a).Configurations = []v1alpha1.ConfigurationUse{{Name: "c", MountPath: "/c"}, {Name: "d", MountPath: "/c"}}
