@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -116,5 +117,13 @@ func TestJudge(t *testing.T) {
 	got := []string{s.State, s.Clusters[0].State, s.Clusters[1].State}
 	if diff := cmp.Diff([]string{Starting, Ready, Starting}, got); diff != "" {
 		t.Errorf("a cluster is not Ready while one of its processes is not: -want +got:\n%s", diff)
+	}
+	narrow := func(cluster string) []any {
+		n := Status{State: s.State, Clusters: slices.Clone(s.Clusters), Processes: slices.Clone(s.Processes)}
+		n.Narrow(cluster)
+		return []any{n.State, len(n.Clusters), len(n.Processes)}
+	}
+	if diff := cmp.Diff([][]any{{Ready, 1, 1}, {Starting, 1, 1}, {Starting, 0, 0}}, [][]any{narrow("a"), narrow("b"), narrow("c")}); diff != "" {
+		t.Errorf("only one cluster counts: -want +got:\n%s", diff)
 	}
 }

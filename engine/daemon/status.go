@@ -111,6 +111,16 @@ func judge(s *Status) {
 	}
 }
 
+// Narrow leaves only what concerns one cluster.
+func (s *Status) Narrow(cluster string) {
+	s.Clusters = slices.DeleteFunc(s.Clusters, func(c ClusterStatus) bool { return c.Name != cluster })
+	s.Processes = slices.DeleteFunc(s.Processes, func(p ProcessStatus) bool { return owner(p.Target) != cluster })
+	s.State = Starting
+	if len(s.Clusters) == 1 && s.Clusters[0].State == Ready {
+		s.State = Ready
+	}
+}
+
 // owner is the cluster a target belongs to, or serviceUnits.
 func owner(target string) string {
 	name, _, _ := strings.Cut(target, "/")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -27,6 +28,14 @@ const lockFile = Dir + ".lock"
 var sysctls = []string{
 	"vm.overcommit_memory", "vm.panic_on_oom", "kernel.panic", "kernel.panic_on_oops", "kernel.keys.root_maxkeys",
 	"kernel.keys.root_maxbytes", "net.ipv4.ip_forward", "fs.inotify.max_user_instances", "fs.inotify.max_user_watches",
+	"net.ipv4.neigh.default.gc_thresh1", "net.ipv4.neigh.default.gc_thresh2", "net.ipv4.neigh.default.gc_thresh3",
+}
+
+// limits are raised to at least this: the defaults serve one desktop, not the file watches of many kubelets and the
+// neighbours of hundreds of pods, which all network namespaces count together.
+var limits = map[string]int{
+	"fs.inotify.max_user_instances": 8192, "fs.inotify.max_user_watches": 524288,
+	"net.ipv4.neigh.default.gc_thresh1": 2048, "net.ipv4.neigh.default.gc_thresh2": 8192, "net.ipv4.neigh.default.gc_thresh3": 16384,
 }
 
 // mountPoints must exist for nodes to bind their own directories over them.
@@ -150,14 +159,15 @@ func remember(keep string) error {
 	if !ok {
 		before, ok = load(keep)
 	}
-	if !ok {
-		made := before.Made // of an earlier boot, which did not end in order
-		var err error
-		if before, err = observe(); err != nil {
-			return err
-		}
-		before.Made = made
+	now, err := observe()
+	if err != nil {
+		return err
 	}
+	now.Made = before.Made // also of an earlier boot that did not end in order
+	if ok {
+		maps.Copy(now.Sysctls, before.Sysctls) // what an older engine did not record yet is as it was
+	}
+	before = now
 	for _, dir := range mountPoints {
 		if err := os.Mkdir(dir, 0o755); err == nil {
 			before.Made = append(before.Made, dir)
@@ -182,9 +192,8 @@ func observe() (Before, error) {
 	return b, nil
 }
 
-// raiseLimits allows for the file watches of many kubelets; the defaults serve one desktop.
 func raiseLimits() error {
-	for name, least := range map[string]int{"fs.inotify.max_user_instances": 8192, "fs.inotify.max_user_watches": 524288} {
+	for name, least := range limits {
 		value, err := readSysctl(name)
 		if err != nil {
 			return fmt.Errorf("reading sysctl %s: %w", name, err)

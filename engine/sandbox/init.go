@@ -195,6 +195,12 @@ func privateFS(spec *Spec) error {
 		if err := unix.Mount("cgroup", dir, "cgroup", 0, options); err != nil {
 			return fmt.Errorf("mounting cgroup %s: %w", set, err)
 		}
+		// Programs look for cpu and cpuacct by their own names, also where both are one mount.
+		for controller := range strings.SplitSeq(set, ",") {
+			if err := os.Symlink(set, filepath.Join("/sys/fs/cgroup", controller)); err != nil && !errors.Is(err, fs.ErrExist) {
+				return fmt.Errorf("mounting cgroup %s: %w", set, err)
+			}
+		}
 	}
 	return runDir()
 }

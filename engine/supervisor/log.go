@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// trimLogs cuts log files that have grown too long. The processes hold the files open for appending, so a file is
+// trimLogs keeps log files bounded. The processes hold the files open for appending, so a file is
 // copied and emptied rather than renamed; a line written in that instant may be lost.
 func (s *Supervisor) trimLogs(ctx context.Context) {
 	tick := time.NewTicker(logCheck)
@@ -23,7 +23,7 @@ func (s *Supervisor) trimLogs(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, p := range s.processes {
-			if err := trim(p.Log, maxLog); err != nil {
+			if err := Trim(p.Log); err != nil {
 				s.mu.Lock()
 				p.status.LastError = err.Error()
 				s.mu.Unlock()
@@ -31,6 +31,9 @@ func (s *Supervisor) trimLogs(ctx context.Context) {
 		}
 	}
 }
+
+// Trim cuts a log file that has more than 16 MiB; its end is kept in a second file, <path>.1.
+func Trim(path string) error { return trim(path, maxLog) }
 
 func trim(path string, limit int64) error {
 	info, err := os.Stat(path)

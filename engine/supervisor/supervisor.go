@@ -61,7 +61,7 @@ const (
 	maxPause   = 10 * time.Second
 	steady     = 30 * time.Second
 	termGrace  = 3 * time.Second
-	maxLog     = 16 << 20 // bytes of a log file before it is cut; one older copy is kept
+	maxLog     = 16 << 20 // bytes of a log file; see Trim
 	logCheck   = 10 * time.Second
 )
 
@@ -90,6 +90,7 @@ type process struct {
 	status  Status
 	wanted  bool
 	started time.Time
+	ending  string // why it last ended; while it is starting, the status tells what the probe says instead
 }
 
 // New prepares a supervisor; nothing runs before Run.
@@ -279,7 +280,11 @@ func (s *Supervisor) supervise(ctx context.Context, p *process) {
 		if time.Since(p.started) > steady {
 			pause = firstPause
 		}
-		s.set(p, Backoff, func(st *Status) { st.PID, st.LastError = 0, describe(err); st.Restarts++ })
+		s.set(p, Backoff, func(st *Status) {
+			p.ending = describe(err)
+			st.PID, st.LastError = 0, p.ending
+			st.Restarts++
+		})
 		s.await(ctx, pause, func() bool { return !p.wanted })
 		pause = min(2*pause, maxPause)
 	}
@@ -384,7 +389,7 @@ func (s *Supervisor) probed(p *process, err error) bool {
 		p.status.LastError = err.Error()
 		return false
 	}
-	p.status.State, p.status.Since = Ready, time.Now()
+	p.status.State, p.status.Since, p.status.LastError = Ready, time.Now(), p.ending
 	s.announce()
 	return true
 }

@@ -138,6 +138,8 @@ func TestOrder(t *testing.T) {
 	g.Eventually(func() string { return get(s, "first").LastError }).Should(ContainSubstring("warming up"))
 	g.Expect(get(s, "second").State).To(Equal(Waiting))
 	open.Store(true)
+	g.Eventually(state(s, "first")).Should(Equal(Ready))
+	g.Expect(get(s, "first").LastError).To(BeEmpty(), "what the probe said on the way is no error")
 	g.Eventually(state(s, "last")).WithTimeout(5 * time.Second).Should(Equal(Ready))
 	g.Expect(get(s, "once").State).To(Equal(Done))
 }

@@ -112,9 +112,9 @@ func nodeCommand(paths pathsFunc) *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), name)
-			return await(cmd, paths, timeout)
+			return await(cmd, paths, args[0], timeout)
 		}}
-	add.Flags().DurationVar(&timeout, "timeout", 120*time.Second, "how long to wait until everything is Ready")
+	add.Flags().DurationVar(&timeout, "timeout", 120*time.Second, "how long to wait for the cluster to be Ready")
 	remove := &cobra.Command{Use: "remove CLUSTER/NODE", Short: "End a node and delete its data, volumes included", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cluster, node := daemon.SplitTarget(args[0])
@@ -133,10 +133,10 @@ func clusterCommand(paths pathsFunc) *cobra.Command {
 			if err := call(cmd.Context(), paths, "/cluster/add", daemon.ClusterRequest{Name: args[0], Nodes: nodes}, nil); err != nil {
 				return err
 			}
-			return await(cmd, paths, timeout)
+			return await(cmd, paths, args[0], timeout)
 		}}
 	add.Flags().IntVar(&nodes, "nodes", 1, "number of nodes; 0 is a control plane only")
-	add.Flags().DurationVar(&timeout, "timeout", 120*time.Second, "how long to wait until everything is Ready")
+	add.Flags().DurationVar(&timeout, "timeout", 120*time.Second, "how long to wait for the cluster to be Ready")
 	remove := &cobra.Command{Use: "remove NAME", Short: "End a cluster and delete its data", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return call(cmd.Context(), paths, "/cluster/remove", daemon.ClusterRequest{Name: args[0]}, nil)
@@ -176,15 +176,15 @@ func importImages() *cobra.Command {
 	return cmd
 }
 
-// await waits until the whole instance is Ready.
-func await(cmd *cobra.Command, paths pathsFunc, timeout time.Duration) error {
+// await waits until a cluster is Ready.
+func await(cmd *cobra.Command, paths pathsFunc, cluster string, timeout time.Duration) error {
 	p, err := paths()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
-	return awaitReady(ctx, p, cmd.ErrOrStderr())
+	return awaitReady(ctx, p, cluster, cmd.ErrOrStderr())
 }
 
 // call asks the daemon.

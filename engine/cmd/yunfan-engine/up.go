@@ -50,7 +50,7 @@ func up(paths pathsFunc) *cobra.Command {
 			if err := ensureDaemon(ctx, p); err != nil {
 				return err
 			}
-			return awaitReady(ctx, p, cmd.ErrOrStderr())
+			return awaitReady(ctx, p, "", cmd.ErrOrStderr())
 		}}
 	cmd.Flags().StringVar(&name, "name", "", "name of a new instance (default \"default\")")
 	cmd.Flags().StringVar(&config, "config", "", "topology file to use from now on (default: the one in the data directory, or one hub and two members)")
@@ -123,7 +123,10 @@ func ensureDaemon(ctx context.Context, p topology.Paths) error {
 }
 
 func startDaemon(ctx context.Context, p topology.Paths, programs topology.Programs) error {
-	log, err := os.OpenFile(p.DaemonLog(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err := supervisor.Trim(p.DaemonLog()); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(p.DaemonLog(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
 	if err != nil {
 		return fmt.Errorf("opening the daemon's log: %w", err)
 	}
@@ -155,8 +158,8 @@ func startDaemon(ctx context.Context, p topology.Paths, programs topology.Progra
 	}
 }
 
-// awaitReady shows what is being waited for until everything is Ready, and explains a failure.
-func awaitReady(ctx context.Context, p topology.Paths, progress io.Writer) error {
+// awaitReady shows what is being waited for until everything, or one cluster, is Ready, and explains a failure.
+func awaitReady(ctx context.Context, p topology.Paths, cluster string, progress io.Writer) error {
 	client := control.Client{Path: p.Socket()}
 	w := wait{begun: time.Now(), out: progress, shown: map[string]string{}, restarts: map[string]int{}}
 	var s daemon.Status
@@ -164,6 +167,9 @@ func awaitReady(ctx context.Context, p topology.Paths, progress io.Writer) error
 		var now daemon.Status
 		if err := client.Call(ctx, "/status", struct{}{}, &now); err == nil {
 			s = now
+			if cluster != "" {
+				s.Narrow(cluster)
+			}
 			w.show(&s)
 			if s.State == daemon.Ready {
 				return nil
