@@ -65,7 +65,7 @@ func (r *renderer) configure(pod *corev1.PodSpec, uses []v1alpha1.ConfigurationU
 			return fmt.Errorf("the revision pins no version of configuration %s", use.Name)
 		}
 		object := v1alpha1.VersionObjectName(pin.Name, pin.Version)
-		volume := "configuration-" + use.Name
+		volume := v1alpha1.VolumeName(use.Name)
 		if use.MountPath != "" {
 			pod.Volumes = append(pod.Volumes, corev1.Volume{Name: volume, VolumeSource: volumeSource(pin.Type, object)})
 		}
