@@ -162,12 +162,12 @@ func answers(ctx context.Context, partition, page string) (bool, string, error) 
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return false, fmt.Sprintf("%s: %s does not answer yet", partition, page), nil //nolint:nilerr // it is tried again
+		return false, fmt.Sprintf("%s: %s does not answer yet", partition, page), nil
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxPage))
 	if err != nil || response.StatusCode != http.StatusOK || !bytes.Contains(body, []byte("<tr><td>")) {
-		return false, fmt.Sprintf("%s: %s answers %s", partition, page, response.Status), nil //nolint:nilerr // it is tried again
+		return false, fmt.Sprintf("%s: %s answers %s", partition, page, response.Status), nil
 	}
 	return true, fmt.Sprintf("%s: %s answers with the scores", partition, page), nil
 }

@@ -136,7 +136,7 @@ func (p *Proxy) transportsOf(m *member.Member) (*transports, error) {
 }
 
 func newTransports(config *clientrest.Config) (*transports, error) {
-	target, _, err := clientrest.DefaultServerUrlFor(config) //nolint:staticcheck // the name is client-go's
+	target, _, err := clientrest.DefaultServerUrlFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("reading the API server's address: %w", err)
 	}

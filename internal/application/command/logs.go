@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 )
 
 // LogOptions choose which logs are shown, and how much of them.
@@ -77,12 +78,7 @@ func (c *Command) printLines(stream io.Reader) error {
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			return fmt.Errorf("reading the server's answer: %w", err)
 		}
-		from := line.Partition
-		for _, part := range []string{line.Pod, line.Container} {
-			if part != "" {
-				from += "/" + part
-			}
-		}
+		from := strings.TrimRight(strings.Join([]string{line.Partition, line.Pod, line.Container}, "/"), "/")
 		if line.Error != "" {
 			fmt.Fprintf(c.Progress, "[%s] %s\n", from, line.Error)
 			continue
