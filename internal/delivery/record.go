@@ -155,7 +155,8 @@ func (rec *record) current(t *target, live client.Object) (ok bool, wait time.Du
 	}
 	same := live.GetUID() == a.uid && live.GetGeneration() == a.generation && contains(live.GetLabels(), t.object.GetLabels())
 	if same && (a.generation != 0 || a.version == live.GetResourceVersion()) {
-		return true, 0 // where the member counts no generations, every change may be one of the spec
+		delete(rec.refused, t.key) // somebody else has put right what was refused
+		return true, 0             // where the member counts no generations, every change may be one of the spec
 	}
 	left := driftPause - time.Since(a.at)
 	return left > 0, left

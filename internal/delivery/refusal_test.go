@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -213,4 +214,20 @@ func podSecurity(t *testing.T, w *world) {
 	}
 	got := eventually(t, d, "refused", is(v1alpha1.ConditionHealthy, metav1.ConditionFalse, v1alpha1.ReasonRefused))
 	NewWithT(t).Expect(describe(got)).To(ContainSubstring(`the cluster refuses pods of front: violates PodSecurity "baseline:latest": privileged`))
+}
+
+// TestRefusalEnds: what was refused and is as it is meant to be all the same, because somebody else has put it right, is
+// refused no longer.
+func TestRefusalEnds(t *testing.T) {
+	object := &unstructured.Unstructured{}
+	object.SetUID("u")
+	object.SetGeneration(1)
+	object.SetResourceVersion("7")
+	thing := &target{key: objectKey{Name: "front"}, hash: "h", object: object}
+	rec := newRecord("delivery")
+	rec.done(thing, object)
+	rec.refuse(thing, "plan", &refusal{reason: v1alpha1.ReasonRefused})
+	if current, _ := rec.current(thing, object); !current || rec.refusalFor(thing) != nil {
+		t.Errorf("current: %v, refusal: %v", current, rec.refusalFor(thing))
+	}
 }
