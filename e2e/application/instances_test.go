@@ -3,62 +3,16 @@
 package application_test
 
 import (
-	"bytes"
 	"strings"
 	"testing"
 	"time"
 
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/e2e/journey"
-	"yunfan.io/yunfan/examples/score"
 )
-
-// The main job: the students' scores out of a MariaDB in each of two clusters, from one Application.
-func TestEX01ScoresFromTwoClusters(t *testing.T) {
-	t.Parallel()
-	j := journey.Begin(t)
-	j.Partition("prod-bj", journey.Beijing)
-	j.Partition("prod-sh", journey.Shanghai)
-	a, conf := &v1alpha1.Application{}, &v1alpha1.Configuration{}
-	manifest(j, "application.yaml", a)
-	manifest(j, "configuration.yaml", conf)
-	a.Namespace, conf.Namespace = j.Tenant, j.Tenant
-	secret := func(name, key string) *v1alpha1.Configuration {
-		return &v1alpha1.Configuration{ObjectMeta: journey.Named(j.Tenant, name), Spec: v1alpha1.ConfigurationSpec{
-			Type: v1alpha1.ConfigurationSecret, Files: map[string]string{key: j.Tenant + "-password"},
-		}}
-	}
-	ports := map[string]int32{journey.Beijing: journey.Port(), journey.Shanghai: journey.Port()}
-	web := &a.Spec.Components[1]
-	web.Service.Ports[0].NodePort = ports[journey.Beijing]
-	a.Spec.Placement.Partitions[1].Overrides[0].NodePorts = map[string]int32{"http": ports[journey.Shanghai]}
-	j.Create(conf, secret("score-database", "MYSQL_PASSWORD"), secret("score-database-root", "MYSQL_ROOT_PASSWORD"), a)
-
-	j.Ready(a)
-	for cluster, port := range ports {
-		j.Eventually(func() (string, error) { return j.HTTP(cluster, port, "/") }).
-			Should(And(ContainSubstring("<td>张伟</td>"), ContainSubstring("95.5")), "rows of the database of %s", cluster)
-		j.Expect(j.HTTP(cluster, port, "/metrics")).To(ContainSubstring("# TYPE"))
-	}
-	j.Expect(j.Placement(a, "prod-bj").Explanation).To(ContainElement(ContainSubstring("score-record 2 of 3 by weight")))
-	j.Expect(j.Placement(a, "prod-sh").Explanation).To(ContainElement(ContainSubstring("score-record 1 of 3 by weight")))
-}
-
-// manifest reads the one object in a file of the score example.
-func manifest(j *journey.Journey, file string, into any) {
-	j.Helper()
-	text, err := score.Manifests.ReadFile(file)
-	if err != nil {
-		j.Fatal(err)
-	}
-	if err := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096).Decode(into); err != nil {
-		j.Fatalf("reading %s: %v", file, err)
-	}
-}
 
 // What a pod writes to a path of its host is there for the pod after it, on the same node.
 func TestTPL05HostPathOutlivesThePod(t *testing.T) {
