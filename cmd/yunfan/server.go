@@ -9,7 +9,6 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
-	"yunfan.io/yunfan/internal/assembly"
 	"yunfan.io/yunfan/internal/cli"
 	"yunfan.io/yunfan/internal/server"
 )
@@ -17,7 +16,7 @@ import (
 const serverCommand = "server"
 
 func newServerCommand() *cobra.Command {
-	o, kubeconfig, verbose := server.Options{Capabilities: assembly.Add, Uncached: assembly.Uncached()}, "", false
+	o, kubeconfig, verbose := server.Options{}, "", false
 	cmd := &cobra.Command{
 		Use:   serverCommand + " [--kubeconfig FILE]",
 		Short: "Run the platform's controllers and API on a hub, which may be any Kubernetes cluster",

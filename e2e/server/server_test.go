@@ -187,6 +187,7 @@ func TestServerOnForeignHub(t *testing.T) {
 
 // checkIdentity asks the member who it takes the user of the proxy for.
 func (f *foreign) checkIdentity(t *testing.T) {
+	t.Helper()
 	g := NewWithT(t)
 	text, code := f.yunfan(t, "kubeconfig", "--cluster", "far")
 	g.Expect(code).To(BeZero(), text)

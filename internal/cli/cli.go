@@ -59,7 +59,7 @@ func ExitCode(err error) int {
 	var usage *UsageError
 	var timeout *TimeoutError
 	var refused *url.Error
-	var network net.Error
+	var network *net.OpError
 	switch {
 	case err == nil:
 		return 0
@@ -119,6 +119,17 @@ func (a *Access) path() (string, error) {
 	return embedded, nil
 }
 
+// missing is an error if no file of a list is there: client-go would take that for an empty kubeconfig.
+func missing(list string) error {
+	var err error
+	for _, file := range filepath.SplitList(list) {
+		if _, err = os.Stat(file); err == nil {
+			return nil
+		}
+	}
+	return Usagef("reading the kubeconfig: %w: start a hub with 'yunfan up', or give --kubeconfig FILE", err)
+}
+
 // HubKubeconfig is the file with the way to the hub of an embedded instance.
 func HubKubeconfig(dataDir string) string {
 	return filepath.Join(dataDir, "kubeconfig", "hub.kubeconfig")
@@ -128,6 +139,9 @@ func HubKubeconfig(dataDir string) string {
 func (a *Access) Config() (*rest.Config, error) {
 	path, err := a.path()
 	if err != nil {
+		return nil, err
+	}
+	if err := missing(path); err != nil {
 		return nil, err
 	}
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(path)}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,6 +44,7 @@ func TestExitCode(t *testing.T) {
 		"Forbidden":    {apierrors.NewForbidden(resource, "a", nil), ExitForbidden},
 		"Unauthorized": {apierrors.NewUnauthorized("x"), ExitForbidden},
 		"Unreachable":  {fmt.Errorf("x: %w", &url.Error{Op: "Get", Err: errors.New("refused")}), ExitUnreachable},
+		"NoFile":       {fmt.Errorf("x: %w", &fs.PathError{Op: "stat", Err: syscall.ENOENT}), ExitFailed},
 		"Unavailable":  {apierrors.NewServiceUnavailable("x"), ExitUnreachable},
 		"Invalid":      {apierrors.NewInvalid(schema.GroupKind{}, "a", nil), ExitInvalid},
 		"Refused":      {&apierrors.StatusError{ErrStatus: metav1.Status{Code: 422, Reason: "QuotaExceeded"}}, ExitInvalid},

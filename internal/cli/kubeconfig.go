@@ -20,6 +20,9 @@ func (a *Access) Kubeconfig(ctx context.Context, cluster string) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := missing(path); err != nil {
+		return nil, err
+	}
 	config, err := (&clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(path)}).Load()
 	if err == nil {
 		err = errors.Join(clientcmdapi.MinifyConfig(config), clientcmdapi.FlattenConfig(config))

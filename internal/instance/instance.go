@@ -64,9 +64,6 @@ type Node struct {
 
 // Start brings up the engine with everything in it and returns once all of it is ready.
 func (i *Instance) Start(ctx context.Context) error {
-	if err := requireRoot(); err != nil {
-		return err
-	}
 	if err := i.writeTopology(); err != nil {
 		return err
 	}

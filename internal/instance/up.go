@@ -52,6 +52,9 @@ func (i *Instance) Up(ctx context.Context, o UpOptions) error {
 }
 
 func (i *Instance) bring(ctx context.Context, o UpOptions, began time.Time) error {
+	if err := requireRoot(); err != nil {
+		return err
+	}
 	fmt.Fprintf(i.Progress, "Starting the clusters in %s\n", i.DataDir)
 	if err := i.Start(ctx); err != nil {
 		return err

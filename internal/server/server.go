@@ -25,6 +25,8 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/assembly"
+	"yunfan.io/yunfan/internal/cli"
 	yunfanrest "yunfan.io/yunfan/internal/rest"
 )
 
@@ -54,10 +56,8 @@ type Options struct {
 	HealthListen string
 	// LeaderElection lets several replicas run side by side.
 	LeaderElection bool
-	// Capabilities registers what the server consists of with the manager, and gives its routes.
+	// Capabilities registers what the server consists of with the manager, and gives its routes; assembly.Add if nil.
 	Capabilities func(manager.Manager, *yunfanrest.Authorizer) ([]yunfanrest.Route, error)
-	// Uncached are the kinds that are read from the hub each time.
-	Uncached []client.Object
 }
 
 // Scheme has every kind that the hub stores and the platform uses.
@@ -97,7 +97,11 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("making the hub's client: %w", err)
 	}
 	frame := frame{authenticator: yunfanrest.NewAuthenticator(clientset), authorizer: yunfanrest.NewAuthorizer(clientset), hooks: hooks, ready: newReadiness(mgr)}
-	routes, err := o.Capabilities(mgr, frame.authorizer)
+	add := o.Capabilities
+	if add == nil {
+		add = assembly.Add
+	}
+	routes, err := add(mgr, frame.authorizer)
 	if err != nil {
 		return err
 	}
@@ -164,7 +168,7 @@ func newManager(hub *rest.Config, o Options, hooks *hooks) (manager.Manager, err
 	mgr, err := ctrl.NewManager(hub, manager.Options{
 		Scheme:                        scheme,
 		Cache:                         cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
-		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: o.Uncached}},
+		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: assembly.Uncached()}},
 		Metrics:                       metricsserver.Options{BindAddress: "0"}, // served by us, to those who may see them
 		WebhookServer:                 hooks,
 		LeaderElection:                o.LeaderElection,
@@ -197,7 +201,7 @@ func address(advertise string, listen net.Addr) (*url.URL, error) {
 	}
 	u, err := url.Parse(advertise)
 	if err != nil || u.Scheme != "https" || u.Host == "" || (u.Path != "" && u.Path != "/") {
-		return nil, fmt.Errorf("--advertise %q: give a URL such as https://yunfan.example.com:8443, without a path", advertise)
+		return nil, cli.Usagef("--advertise %q: give a URL such as https://yunfan.example.com:8443, without a path", advertise)
 	}
 	u.Path = ""
 	return u, nil
