@@ -61,7 +61,8 @@ const (
 	maxPause   = 10 * time.Second
 	steady     = 30 * time.Second
 	termGrace  = 3 * time.Second
-	maxLog     = 16 << 20 // bytes of a log file; see Trim
+	settling   = time.Second // how long a process without a probe must run to be taken for ready
+	maxLog     = 16 << 20    // bytes of a log file; see Trim
 	logCheck   = 10 * time.Second
 )
 
@@ -249,7 +250,7 @@ func (s *Supervisor) await(ctx context.Context, timeout time.Duration, cond func
 // supervise is the life of one process.
 func (s *Supervisor) supervise(ctx context.Context, p *process) {
 	pause := firstPause
-	for {
+	for ctx.Err() == nil {
 		if !s.wants(p) {
 			s.set(p, Stopped, func(st *Status) { st.PID = 0 })
 		}
@@ -396,6 +397,13 @@ func (s *Supervisor) probed(p *process, err error) bool {
 
 // probe asks until the process answers; it is Ready from then on until it ends.
 func (s *Supervisor) probe(ctx context.Context, p *process) {
+	if p.Ready.URL == "" { // one that ends at once must not look ready for a moment
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settling):
+		}
+	}
 	for {
 		err := p.Ready.Check(ctx)
 		if ctx.Err() != nil {

@@ -16,6 +16,8 @@ import (
 	. "github.com/onsi/gomega"
 )
 
+func init() { SetDefaultEventuallyTimeout(5 * time.Second) } // a process without a probe is ready after one
+
 // supervised runs processes until the test ends.
 func supervised(t *testing.T, processes ...Process) *Supervisor {
 	t.Helper()
@@ -69,6 +71,16 @@ func TestKilledProcessComesBack(t *testing.T) {
 	again := get(s, "a")
 	g.Expect(again.Restarts).To(Equal(1))
 	g.Expect(again.LastError).To(Equal("signal: killed"))
+}
+
+func TestEndingAtOnceIsNeverReady(t *testing.T) {
+	g := NewWithT(t)
+	s := supervised(t, Process{Name: "a", Command: []string{"sh", "-c", "exit 3"}})
+	seen := map[State]bool{}
+	// Ends in a pause: the clean-up of the test also proves that Run returns from there.
+	g.Eventually(func() int { p := get(s, "a"); seen[p.State] = true; return p.Restarts }).
+		WithPolling(time.Millisecond).Should(Equal(2))
+	g.Expect(seen).NotTo(HaveKey(Ready))
 }
 
 func TestPausesGrow(t *testing.T) {
