@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -36,11 +37,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if down := instance.Stop(); err == nil {
-			err = down
-		}
-	}()
+	defer func() { err = errors.Join(err, instance.Stop()) }()
 	figure("engine, hub and registry up", "%.1f s", time.Since(start).Seconds())
 	world, err := journey.Open(ctx, instance)
 	if err != nil {

@@ -7,6 +7,7 @@ package journey
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -38,11 +39,7 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 		if instance, err = Start(ctx); err != nil {
 			return 1, err
 		}
-		defer func() {
-			if down := instance.Stop(); err == nil {
-				err = down
-			}
-		}()
+		defer func() { err = errors.Join(err, instance.Stop()) }()
 	}
 	if world, err = Open(ctx, instance); err != nil {
 		return 1, err
