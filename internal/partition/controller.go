@@ -70,6 +70,9 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 	if !p.DeletionTimestamp.IsZero() {
 		return reconcile.Finalize(ctx, c.client, p, v1alpha1.ConditionReady, finalizer, c.withdraw, c.lettingGo, c.release)
 	}
+	if c.connecting(ctx, p) {
+		return ctrl.Result{}, nil
+	}
 	return reconcile.Run(ctx, c.client, p, v1alpha1.ConditionReady, v1alpha1.ReasonReady, traffic, c.missing)
 }
 
@@ -94,6 +97,21 @@ func (c *Controller) missing(ctx context.Context, p *v1alpha1.Partition) error {
 		return reconcile.Stall(v1alpha1.ReasonUnreachable, "cluster %s does not answer, shown is what was last seen: %s", name, ready.Message)
 	}
 	return reconcile.Stall(v1alpha1.ReasonClusterNotReady, "cluster %s is not ready (%s): %s", name, ready.Reason, ready.Message)
+}
+
+// connecting says whether the partition was ready and its cluster is only being connected, as after a restart of the
+// server: then nothing is lost, and the member's own controller will tell.
+func (c *Controller) connecting(ctx context.Context, p *v1alpha1.Partition) bool {
+	was := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady)
+	if was == nil || was.Status != metav1.ConditionTrue || was.ObservedGeneration != p.Generation {
+		return false
+	}
+	cluster := &v1alpha1.Cluster{}
+	if err := c.client.Get(ctx, client.ObjectKey{Name: p.Spec.Cluster}, cluster); err != nil || !cluster.DeletionTimestamp.IsZero() {
+		return false
+	}
+	ready := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionReady)
+	return ready == nil || ready.Status == metav1.ConditionTrue || ready.Reason == v1alpha1.ReasonReconciling
 }
 
 // lettingGo lets a partition go whose cluster is gone, or where nothing was ever made of it.

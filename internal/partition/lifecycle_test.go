@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -247,4 +248,32 @@ func TestCLU01_CleanMember(t *testing.T) {
 	for _, taint := range node.Spec.Taints {
 		g.Expect(taint.Key).NotTo(Equal(v1alpha1.TaintTenant))
 	}
+}
+
+// TestServerRestarts: a partition stays ready while its cluster is only being connected again, and not when the cluster
+// is known not to answer.
+func TestServerRestarts(t *testing.T) {
+	w := start(t)
+	p := w.ready(w.tenant(nil), "prod")
+	w.set.Disconnect(w.cluster)
+	say := func(status metav1.ConditionStatus, reason string) {
+		t.Helper()
+		cluster := &v1alpha1.Cluster{}
+		if err := hub.Client.Get(t.Context(), client.ObjectKey{Name: w.cluster}, cluster); err != nil {
+			t.Fatal(err)
+		}
+		cluster.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: status, Reason: reason, LastTransitionTime: metav1.Now()}}
+		if err := hub.Client.Status().Update(t.Context(), cluster); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(metav1.ConditionFalse, v1alpha1.ReasonReconciling)
+	NewWithT(t).Consistently(func(g Gomega) {
+		g.Expect(hub.Client.Get(t.Context(), client.ObjectKeyFromObject(p), p)).To(Succeed())
+		g.Expect(meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionReady)).To(BeTrue())
+	}, "2s", "100ms").Should(Succeed())
+	say(metav1.ConditionFalse, v1alpha1.ReasonUnreachable)
+	w.eventually(p, v1alpha1.ReasonUnreachable, "does not answer")
+	say(metav1.ConditionTrue, v1alpha1.ReasonReady)
+	w.eventually(p, v1alpha1.ReasonClusterNotReady, "is being connected")
 }
