@@ -127,6 +127,7 @@ func TestDEP05PrintStatus(t *testing.T) {
 		Placements: []v1alpha1.PlacementStatus{
 			{Partition: "prod-bj", Cluster: "beijing", Revision: "score-7f9c", Desired: 2, Ready: 2, LastSeenTime: &metav1.Time{Time: now.Add(-2 * time.Second)}},
 			{Partition: "prod-sh", Cluster: "shanghai", Revision: "score-7f9c", Desired: 1, Reason: v1alpha1.ReasonCrashLoop, Message: "exit code 1:\nno database"},
+			{Partition: "prod-gz", Cluster: "gz", Revision: "score-7f9c", Desired: 1, Ready: 1, LastSeenTime: &metav1.Time{Time: now.Add(-40 * time.Second)}, Reason: v1alpha1.ReasonUnreachable, Message: "no answer"},
 		},
 	}
 	deliveries := []v1alpha1.Delivery{{
@@ -142,9 +143,10 @@ func TestDEP05PrintStatus(t *testing.T) {
 	want := `Application score of tenant edu, version v2, revision score-7f9c
 Ready: False (CrashLoop) 1 of 2 partitions
 
-PARTITION   CLUSTER    REVISION     PODS   SEEN     REASON      MESSAGE
-prod-bj     beijing    score-7f9c   2/2    2s ago   -           -
-prod-sh     shanghai   score-7f9c   0/1    -        CrashLoop   exit code 1: no database
+PARTITION   CLUSTER    REVISION     PODS   SEEN      REASON        MESSAGE
+prod-bj     beijing    score-7f9c   2/2    now       -             -
+prod-sh     shanghai   score-7f9c   0/1    -         CrashLoop     exit code 1: no database
+prod-gz     gz         score-7f9c   1/1    40s ago   Unreachable   no answer
 
 COMPONENT   PARTITION   READY   UPDATED   REVISION     REASON      MESSAGE
 web         prod-sh     0/1     0         score-7f9c   CrashLoop   -

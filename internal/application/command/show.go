@@ -76,7 +76,7 @@ func (c *Command) printStatus(s State, now time.Time) error {
 	err := c.Output.Print(c.Out, nil, func(t *cli.Table) {
 		t.Header("PARTITION", "CLUSTER", "REVISION", "PODS", "SEEN", "REASON", "MESSAGE")
 		for _, p := range s.Status.Placements {
-			t.Row(p.Partition, p.Cluster, p.Revision, fmt.Sprintf("%d/%d", p.Ready, p.Desired), age(p.LastSeenTime, now), p.Reason, p.Message)
+			t.Row(p.Partition, p.Cluster, p.Revision, fmt.Sprintf("%d/%d", p.Ready, p.Desired), seen(&p, now), p.Reason, p.Message)
 		}
 	})
 	if err != nil || len(s.Components) == 0 {
@@ -104,11 +104,16 @@ func sentence(condition *metav1.Condition) string {
 	return text
 }
 
-func age(t *metav1.Time, now time.Time) string {
-	if t.IsZero() {
+// seen is when a partition was last heard of. Clusters that answer tell of every change at once, so what is shown of
+// them is what is now, however long ago something changed.
+func seen(p *v1alpha1.PlacementStatus, now time.Time) string {
+	switch {
+	case p.LastSeenTime.IsZero():
 		return ""
+	case p.Reason == v1alpha1.ReasonUnreachable, p.Reason == v1alpha1.ReasonClusterNotFound:
+		return duration.HumanDuration(now.Sub(p.LastSeenTime.Time)) + " ago"
 	}
-	return duration.HumanDuration(now.Sub(t.Time)) + " ago"
+	return "now"
 }
 
 // Revisions lists the revisions of an application, newest first.
