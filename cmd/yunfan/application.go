@@ -70,6 +70,13 @@ func newStartCommand(access *cli.Access) *cobra.Command {
 		})
 }
 
+func newRestartCommand(access *cli.Access) *cobra.Command {
+	return changing(access, "restart APPLICATION [COMPONENT...]", "Replace the pods of an application, with the newest versions of its configurations", cobra.MinimumNArgs(1),
+		func(c *command.Command, cmd *cobra.Command, args []string) error {
+			return c.Restart(cmd.Context(), args[0], args[1:])
+		})
+}
+
 func newRollbackCommand(access *cli.Access) *cobra.Command {
 	to := ""
 	cmd := changing(access, "rollback APPLICATION", "Go back to an earlier revision", cobra.ExactArgs(1),

@@ -55,7 +55,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		newUpCommand(), newDownCommand(), newKubeconfigCommand(), newServerCommand(), newRegistryCommand(), newImageCommand())
 	add("applications",
 		newStatusCommand(access), newPreviewCommand(access), newLogsCommand(access), newScaleCommand(access),
-		newStopCommand(access), newStartCommand(access), newRevisionsCommand(access), newRollbackCommand(access))
+		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access))
 	add("look",
 		newGetCommand(access), newNodesCommand(access), newPortsCommand(access))
 	return root

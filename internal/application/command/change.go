@@ -3,9 +3,11 @@ package command
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -39,25 +41,23 @@ func parseReplicas(assignments []string) (map[string]int32, error) {
 }
 
 func setReplicas(app *v1alpha1.Application, wanted map[string]int32) error {
-	var known []string
-	for i := range app.Spec.Components {
-		component := &app.Spec.Components[i]
-		known = append(known, component.Name)
-		n, ok := wanted[component.Name]
-		if !ok {
-			continue
-		}
-		if component.Workload == v1alpha1.WorkloadDaemonSet || component.Workload == v1alpha1.WorkloadExternal {
-			return cli.Usagef("component %s is a %s: it has no number of replicas", component.Name, component.Workload)
-		}
-		component.Replicas = &n
-	}
-	for component := range wanted {
-		if !slices.Contains(known, component) {
-			return cli.Usagef("application %s has no component %q: it has %s", app.Name, component, strings.Join(known, ", "))
+	for _, component := range slices.Sorted(maps.Keys(wanted)) {
+		if err := app.Scale(component, wanted[component]); err != nil {
+			return cli.Usagef("%v", err)
 		}
 	}
 	return nil
+}
+
+// Restart replaces the pods of the components named, of all if none is, as their strategy replaces them. They take up
+// the newest versions of their configurations.
+func (c *Command) Restart(ctx context.Context, name string, components []string) error {
+	return c.change(ctx, name, "restarting", func(_ client.Reader, app *v1alpha1.Application) error {
+		if err := app.Restart(time.Now(), components...); err != nil {
+			return cli.Usagef("%v", err)
+		}
+		return nil
+	})
 }
 
 // Stop takes away all pods of the application; everything else stays.
