@@ -135,7 +135,6 @@ spec: {ports: [{name: http, port: 80}], selector: {app: app%[1]d}}
 		}
 	}
 	began := time.Now()
-	//nolint:gosec // the program built beside this test
 	if out, err := exec.CommandContext(t.Context(), program, "--kubeconfig", kubeconfig, "apply", "-f", file).CombinedOutput(); err != nil {
 		t.Fatalf("kubectl: %v\n%s", err, out)
 	}

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/testkit"
@@ -278,7 +277,7 @@ func TestPreview(t *testing.T) {
 	d = eventually(t, d, "applied", applied)
 
 	would := newRevision(p, "shop", "bbbbbbbbbb", web("same"), web("new", func(c *v1alpha1.Component) {
-		c.Template.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
+		c.Template.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: new(true)}
 	}), web("foreign"), web("changed", func(c *v1alpha1.Component) {
 		c.Template.Spec.Containers[0].Image = "web:v2"
 	}), web("broken", func(c *v1alpha1.Component) { c.Template.Spec.Containers[0].Name = "No Name" }))

@@ -81,12 +81,13 @@ func (p *Preview) DryRun(ctx context.Context, partition *v1alpha1.Partition, rev
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("trying on cluster %s: %w", partition.Spec.Cluster, err)
 	}
+	var removed []Change
 	for _, e := range inventory {
 		if !slices.ContainsFunc(targets, func(t *target) bool { return same(t.entry, e) }) {
-			changes = append(changes, Change{Component: e.Component, Kind: e.Kind, Name: e.Name, Action: Remove})
+			removed = append(removed, Change{Component: e.Component, Kind: e.Kind, Name: e.Name, Action: Remove})
 		}
 	}
-	return changes, nil
+	return slices.Concat(changes, removed), nil
 }
 
 // try applies one target without effect.

@@ -80,7 +80,7 @@ func (r *run) observeWorkload(ctx context.Context, c *component, s *v1alpha1.Com
 	}
 	pods := r.pods(ctx, c)
 	if c.kind == v1alpha1.WorkloadReplicationController {
-		s.Updated = w.desired - int32(len(outdated(c, pods))) //nolint:gosec // at most 10000
+		s.Updated = w.desired - int32(len(outdated(c, pods)))
 		w.done = w.done && s.Updated == w.desired
 	}
 	if w.done && !anyBad(c.kind, pods) {
@@ -254,7 +254,7 @@ func jobState(o *batchv1.Job, w *state) {
 func podsOf(o *unstructured.Unstructured) int32 {
 	for _, field := range []string{"replicas", "completions"} {
 		if n, found, err := unstructured.NestedInt64(o.Object, "spec", field); found && err == nil {
-			return int32(n) //nolint:gosec // an int32 before
+			return int32(n)
 		}
 	}
 	return 0

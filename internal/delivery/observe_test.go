@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/testkit"
@@ -60,12 +59,12 @@ func TestPodReason(t *testing.T) {
 		},
 		"ReadinessProbe": {
 			reason: "the probe is named as it was written",
-			status: corev1.ContainerStatus{State: running, Started: ptr.To(true)},
+			status: corev1.ContainerStatus{State: running, Started: new(true)},
 			want:   v1alpha1.ReasonNotReady, text: []string{"readiness probe, HTTP GET /demo on port 8080"},
 		},
 		"StartupProbe": {
 			reason: "until the startup probe has succeeded the readiness probe is not asked",
-			status: corev1.ContainerStatus{State: running, Started: ptr.To(false)},
+			status: corev1.ContainerStatus{State: running, Started: new(false)},
 			want:   v1alpha1.ReasonNotReady, text: []string{`startup probe, command "cat /ready"`},
 		},
 		"Unschedulable": {

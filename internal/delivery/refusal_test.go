@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/util/retry"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
@@ -196,7 +195,7 @@ func immutable(t *testing.T, w *world) {
 func podSecurity(t *testing.T, w *world) {
 	p := w.partition(t)
 	privileged := func(c *v1alpha1.Component) {
-		c.Template.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
+		c.Template.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: new(true)}
 	}
 	d := deliver(t, p, revision(t, p, "shop", "aaaaaaaaaa", web("front", privileged)), 1)
 	front := object(t, w, p, "front", &appsv1.Deployment{}, nil)

@@ -39,7 +39,7 @@ func (r *run) renewOne(ctx context.Context, c *component) error {
 	next := &old[0]
 	if i := slices.IndexFunc(old, func(p corev1.Pod) bool { return !podReady(&p) }); i >= 0 {
 		next = &old[i] // nobody misses it
-	} else if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !podReady(&p) }) || int32(len(pods)) < r.statuses[c.name].Desired { //nolint:gosec // at most 10000
+	} else if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !podReady(&p) }) || int32(len(pods)) < r.statuses[c.name].Desired {
 		return nil
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: next.Namespace, Name: next.Name}}

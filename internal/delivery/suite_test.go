@@ -67,7 +67,7 @@ func (w *world) config() *rest.Config {
 	if w.through != "" {
 		config.Host = "https://" + w.through
 	}
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counter{next, w} })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counter{w, next} })
 	return config
 }
 
@@ -90,8 +90,9 @@ func (w *world) join(t *testing.T, config *rest.Config) {
 
 // counter counts the requests that are made for a partition.
 type counter struct {
-	next http.RoundTripper
 	*world
+
+	next http.RoundTripper
 }
 
 func (c counter) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -119,20 +120,20 @@ func (w *world) partitionOf(t *testing.T, tenant, name string, change ...func(*v
 	}
 	testkit.Create(t, hub.Client, p)
 	ns := p.MemberNamespace()
-	any := metav1.ObjectMeta{Name: v1alpha1.DeliveryServiceAccount, Namespace: ns}
+	account := metav1.ObjectMeta{Name: v1alpha1.DeliveryServiceAccount, Namespace: ns}
 	testkit.Create(t, w.member.Client,
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns, Labels: map[string]string{
 			v1alpha1.LabelTenant: tenant, v1alpha1.LabelPartition: name,
 			"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "baseline",
 		}}},
-		&rbacv1.Role{ObjectMeta: any, Rules: []rbacv1.PolicyRule{
+		&rbacv1.Role{ObjectMeta: account, Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{"", "apps", "batch", "discovery.k8s.io"}, Verbs: []string{"*"}, Resources: []string{
 				"configmaps", "secrets", "services", "replicationcontrollers", "deployments", "statefulsets", "daemonsets", "jobs", "cronjobs", "endpointslices",
 			}},
 			{APIGroups: []string{""}, Verbs: []string{"get", "list", "watch"}, Resources: []string{"events"}},
 		}},
-		&rbacv1.RoleBinding{ObjectMeta: any, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: any.Name},
-			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: any.Name, Namespace: ns}}},
+		&rbacv1.RoleBinding{ObjectMeta: account, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: account.Name},
+			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: account.Name, Namespace: ns}}},
 	)
 	w.ready(t, p, metav1.ConditionTrue)
 	return p

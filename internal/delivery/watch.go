@@ -45,7 +45,7 @@ func (r *reconciler) sources(hub cache.Cache) []source.Source {
 type mapping func(ctx context.Context, o client.Object) []ctrl.Request
 
 // hubSource is like source.Kind, but its handler leaves the hub's cache when the member does: the cache outlives it.
-func (r *reconciler) hubSource(hub cache.Cache, kind client.Object, changed func(old, new client.Object) bool, requests mapping) source.Source {
+func (r *reconciler) hubSource(hub cache.Cache, kind client.Object, changed func(before, after client.Object) bool, requests mapping) source.Source {
 	return source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[ctrl.Request]) error {
 		informer, err := hub.GetInformer(ctx, kind)
 		if err != nil {
@@ -62,9 +62,9 @@ func (r *reconciler) hubSource(hub cache.Cache, kind client.Object, changed func
 		}
 		registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 			AddFunc: enqueue,
-			UpdateFunc: func(old, new any) {
-				if changed(old.(client.Object), new.(client.Object)) {
-					enqueue(new)
+			UpdateFunc: func(before, after any) {
+				if changed(before.(client.Object), after.(client.Object)) {
+					enqueue(after)
 				}
 			},
 			DeleteFunc: func(o any) {
@@ -84,14 +84,14 @@ func (r *reconciler) hubSource(hub cache.Cache, kind client.Object, changed func
 
 func never(_, _ client.Object) bool { return false }
 
-func specChanged(old, new client.Object) bool {
-	return old.GetGeneration() != new.GetGeneration()
+func specChanged(before, after client.Object) bool {
+	return before.GetGeneration() != after.GetGeneration()
 }
 
 // partitionChanged says whether a change of a partition can matter to what is delivered there: its status changes with
 // every pod.
-func partitionChanged(old, new client.Object) bool {
-	was, is := old.(*v1alpha1.Partition), new.(*v1alpha1.Partition)
+func partitionChanged(before, after client.Object) bool {
+	was, is := before.(*v1alpha1.Partition), after.(*v1alpha1.Partition)
 	return was.Generation != is.Generation || partitionReady(was) != partitionReady(is)
 }
 

@@ -15,7 +15,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
@@ -186,7 +185,7 @@ func TestRES11_Table(t *testing.T) {
 			l[discoveryv1.LabelServiceName], l[discoveryv1.LabelManagedBy] = "externalservice1", v1alpha1.FieldOwner
 			return l
 		}()}, AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.168.18.4"}}},
-			Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To(int32(8081))}}},
+			Ports: []discoveryv1.EndpointPort{{Name: new("http"), Port: new(int32(8081))}}},
 	)
 	if err := j.ports.Reserve(t.Context(), []v1alpha1.NodePortSpec{want(j.cluster, 30100, "edu", "new", "prod", "web")}); err != nil {
 		t.Fatal(err)

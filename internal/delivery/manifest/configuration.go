@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -100,12 +101,7 @@ func envSource(kind v1alpha1.ConfigurationType, name string) corev1.EnvFromSourc
 }
 
 func chosen(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return len(names) == 0
+	return len(names) == 0 || slices.Contains(names, name)
 }
 
 func eachContainer(pod *corev1.PodSpec, f func(*corev1.Container)) {
