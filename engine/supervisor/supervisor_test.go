@@ -16,7 +16,10 @@ import (
 	. "github.com/onsi/gomega"
 )
 
-func init() { SetDefaultEventuallyTimeout(5 * time.Second) } // a process without a probe is ready after one
+func TestMain(m *testing.M) {
+	SetDefaultEventuallyTimeout(5 * time.Second) // a process without a probe is ready after one
+	os.Exit(m.Run())
+}
 
 // supervised runs processes until the test ends.
 func supervised(t *testing.T, processes ...Process) *Supervisor {
