@@ -126,16 +126,18 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		markLost(d, v1alpha1.ReasonUnreachable, lostMessage(d, r.member.State()), seen)
 		return ctrl.Result{}, r.write(ctx, rec, before, d)
 	}
-	if wait := rec.tooSoon(before, d); wait > 0 {
-		return soonest(result, ctrl.Result{RequeueAfter: wait}), err
+	if apierrors.IsConflict(err) {
+		result, err = soonest(result, ctrl.Result{RequeueAfter: firstRetry}), nil
 	}
-	if werr := r.write(ctx, rec, before, d); werr != nil {
+	if wait := rec.tooSoon(before, d); wait > 0 {
+		result = soonest(result, ctrl.Result{RequeueAfter: wait})
+	} else if werr := r.write(ctx, rec, before, d); werr != nil {
 		return ctrl.Result{}, werr
 	}
-	if apierrors.IsConflict(err) {
-		return soonest(result, ctrl.Result{RequeueAfter: firstRetry}), nil
+	if err != nil {
+		return ctrl.Result{}, err // the pauses after errors are the queue's matter
 	}
-	return result, err
+	return result, nil
 }
 
 // soonest gives the result that looks again first.

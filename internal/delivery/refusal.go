@@ -83,7 +83,8 @@ func refusalOf(t *target, err error) *refusal {
 	case apierrors.IsInvalid(err) && (strings.Contains(text, "immutable") || strings.Contains(text, "may not change once set") || strings.Contains(text, "are forbidden")):
 		return &refusal{reason: v1alpha1.ReasonRefused, retry: refusedRetry,
 			message: fmt.Sprintf("%s cannot be changed in this way while it exists: change it back, or give the component another name (%s)", name, text)}
-	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err):
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err),
+		strings.Contains(text, "failed to create typed patch object"): // a list with two of one key: told as an internal error
 		return &refusal{reason: v1alpha1.ReasonRefused, retry: refusedRetry, message: fmt.Sprintf("the cluster refuses %s: %s", name, text)}
 	}
 	return nil
