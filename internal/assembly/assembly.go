@@ -5,6 +5,7 @@ package assembly
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -33,11 +34,19 @@ type controller interface {
 	SetupWithManager(mgr manager.Manager) error
 }
 
-// Add registers every capability's controllers and webhooks with the manager and gives their routes.
-func Add(mgr manager.Manager, authorizer *rest.Authorizer) ([]rest.Route, error) {
+// Options are what capabilities are told of the server they are part of.
+type Options struct {
+	// URL is where users reach the server, without a path.
+	URL *url.URL
+	// Namespace is where the platform keeps its own objects on the hub.
+	Namespace string
+}
+
+// Add registers every capability's controllers and webhooks with the manager and gives their parts of the server.
+func Add(mgr manager.Manager, authorizer *rest.Authorizer, _ Options) (rest.Parts, error) {
 	members, err := member.NewSet(mgr)
 	if err != nil {
-		return nil, fmt.Errorf("assembling: %w", err)
+		return rest.Parts{}, fmt.Errorf("assembling: %w", err)
 	}
 	hub := mgr.GetClient()
 	ports := &nodeport.Ports{Hub: hub, Live: mgr.GetAPIReader(), Members: members}
@@ -53,7 +62,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer) ([]rest.Route, error)
 		&nodeport.Garbage{Ports: ports},
 	} {
 		if err := c.SetupWithManager(mgr); err != nil {
-			return nil, fmt.Errorf("assembling: %w", err)
+			return rest.Parts{}, fmt.Errorf("assembling: %w", err)
 		}
 	}
 	members.Register(
@@ -61,13 +70,13 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer) ([]rest.Route, error)
 	)
 	mgr.GetWebhookServer().Register(application.WebhookPath, application.NewWebhook(mgr))
 
-	return slices.Concat(
+	return rest.Parts{Routes: slices.Concat(
 		(&cluster.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		(&application.API{Hub: hub, Authorizer: authorizer, DryRun: dryRun(mgr, members)}).Routes(),
 		(&logs.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		ports.Routes(authorizer),
 		(&proxy.Proxy{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
-	), nil
+	)}, nil
 }
 
 // dryRun lets applications ask delivery for previews.

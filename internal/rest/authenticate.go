@@ -132,10 +132,13 @@ func (a *Authenticator) byCertificate(chain []*x509.Certificate) (User, error) {
 		return User{}, apierrors.NewUnauthorized(fmt.Sprintf("the client certificate is not one of the hub's: %v", err))
 	}
 	subject := chain[0].Subject
+	if strings.HasPrefix(subject.CommonName, OwnPrefix) {
+		return User{}, apierrors.NewUnauthorized("names that begin with " + OwnPrefix + " are the platform's: sign in there")
+	}
 	if subject.CommonName == "" {
 		return User{}, apierrors.NewUnauthorized("the client certificate names nobody: its common name is empty")
 	}
-	return authenticated(User{Name: subject.CommonName, Groups: slices.Clone(subject.Organization)}), nil
+	return authenticated(foreign(User{Name: subject.CommonName, Groups: slices.Clone(subject.Organization)})), nil
 }
 
 func (a *Authenticator) byToken(ctx context.Context, token string) (User, error) {
@@ -152,13 +155,25 @@ func (a *Authenticator) byToken(ctx context.Context, token string) (User, error)
 		return User{}, apierrors.NewUnauthorized("the hub does not know the token: it may have expired")
 	}
 	info := review.Status.User
+	if strings.HasPrefix(info.Username, OwnPrefix) {
+		return User{}, apierrors.NewUnauthorized("names that begin with " + OwnPrefix + " are the platform's: sign in there")
+	}
 	user := User{Name: info.Username, UID: info.UID, Groups: info.Groups, Extra: make(map[string][]string, len(info.Extra))}
 	for key, values := range info.Extra {
 		user.Extra[key] = values
 	}
-	user = authenticated(user)
+	user = authenticated(foreign(user))
 	a.tokens.Add(key, user, tokenMemory)
 	return user, nil
+}
+
+// OwnPrefix begins the names of the platform's own users and groups.
+const OwnPrefix = "yunfan:"
+
+// foreign takes from a user of the hub the groups that only the platform gives.
+func foreign(user User) User {
+	user.Groups = slices.DeleteFunc(user.Groups, func(group string) bool { return strings.HasPrefix(group, OwnPrefix) })
+	return user
 }
 
 // authenticated adds the group that every known user is in.
@@ -170,13 +185,55 @@ func authenticated(user User) User {
 	return user
 }
 
-// require lets only known users through to next.
-func (a *Authenticator) require(next Handler) Handler {
+// Identity knows users of its own. It gives false for a request that shows nothing of its kind, and an error for one
+// that shows something wrong: nobody else is asked then.
+type Identity func(r *http.Request) (user User, known bool, err error)
+
+// identify finds out who asks. A refusal goes along with the request, so that whoever surrounds the handler sees it.
+func (a *Authenticator) identify(identities []Identity, public bool, next Handler) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		user, err := a.Authenticate(r)
-		if err != nil {
-			return err
+		user, err := a.who(r, identities)
+		ctx := context.WithValue(WithUser(r.Context(), user), factsKey{}, &Facts{})
+		if err != nil && !public {
+			ctx = context.WithValue(ctx, refusalKey{}, err)
 		}
-		return next(w, r.WithContext(WithUser(r.Context(), user)))
+		return next(w, r.WithContext(ctx))
 	}
+}
+
+func (a *Authenticator) who(r *http.Request, identities []Identity) (User, error) {
+	for _, identity := range identities {
+		user, known, err := identity(r)
+		if err != nil {
+			return User{}, err
+		}
+		if known {
+			return authenticated(user), nil
+		}
+	}
+	return a.Authenticate(r)
+}
+
+type refusalKey struct{}
+
+// refusalOf is why nobody is known for a request; nil if somebody is, or need not be.
+func refusalOf(ctx context.Context) error {
+	err, _ := ctx.Value(refusalKey{}).(error)
+	return err
+}
+
+// Facts are what a handler tells those who surround it, beyond what request and answer say: a sign-in, for example,
+// says who tried. Empty fields say nothing.
+type Facts struct {
+	User, Tenant, Cluster, Resource, Name, Action string
+}
+
+type factsKey struct{}
+
+// FactsOf gives the facts of a request, to be filled in by its handler.
+func FactsOf(ctx context.Context) *Facts {
+	if facts, ok := ctx.Value(factsKey{}).(*Facts); ok {
+		return facts
+	}
+	return &Facts{}
 }

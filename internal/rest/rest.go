@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,32 +38,78 @@ type Route struct {
 	Handler Handler
 	// Stream says that the answer has no end of its own: no timeout is set.
 	Stream bool
+	// Public says that nobody needs to be known for it, as for signing in.
+	Public bool
 }
 
-// Routes answers requests of users whom auth knows. Which of them may do what is each handler's to ask.
-func Routes(auth *Authenticator, routes []Route) http.Handler {
+// Wrapper surrounds every route. It runs when it is known who asks, and also when that was refused: then the handler
+// it surrounds gives the refusal.
+type Wrapper func(next Handler) Handler
+
+// Parts are what capabilities add to the server.
+type Parts struct {
+	Routes []Route
+	// Identities are asked who a user is before the hub is, in this order.
+	Identities []Identity
+	// Wrappers surround every route, the first one outermost.
+	Wrappers []Wrapper
+}
+
+// Add takes what another capability adds.
+func (p *Parts) Add(more Parts) {
+	p.Routes = append(p.Routes, more.Routes...)
+	p.Identities = append(p.Identities, more.Identities...)
+	p.Wrappers = append(p.Wrappers, more.Wrappers...)
+}
+
+// Routes answers requests of users whom auth or an identity knows. Which of them may do what is each handler's to ask.
+func Routes(auth *Authenticator, parts Parts) http.Handler {
 	mux := http.NewServeMux()
 	short, streams := make(chan struct{}, maxInFlight), make(chan struct{}, maxInFlight)
-	for _, route := range routes {
+	everything := append(slices.Clone(parts.Routes), Route{Pattern: "/", Handler: missing})
+	for _, route := range everything {
 		slots := short
 		if route.Stream {
 			slots = streams
 		}
-		mux.Handle(route.Pattern, observe(route.Pattern, limit(slots, auth.require(bound(route)))))
+		handler := bound(route)
+		for _, wrapper := range slices.Backward(parts.Wrappers) {
+			handler = wrapper(handler)
+		}
+		handler = auth.identify(parts.Identities, route.Public, handler)
+		mux.Handle(route.Pattern, observe(route.Pattern, limit(slots, ownName(handler))))
 	}
-	mux.Handle("/", plain(auth.require(func(_ http.ResponseWriter, r *http.Request) error {
-		return &apierrors.StatusError{ErrStatus: status(http.StatusNotFound, "NotFound",
-			fmt.Sprintf("there is no %s %s: the API is described in docs/api.md", r.Method, r.URL.Path))}
-	})))
 	return mux
 }
 
-// bound sets a route's limits on time and size.
-func bound(route Route) Handler {
-	if route.Stream {
-		return route.Handler
-	}
+// missing answers for everything that is not there.
+func missing(_ http.ResponseWriter, r *http.Request) error {
+	return &apierrors.StatusError{ErrStatus: status(http.StatusNotFound, "NotFound",
+		fmt.Sprintf("there is no %s %s: the API is described in docs/api.md", r.Method, r.URL.Path))}
+}
+
+// ownName refuses requests in somebody else's name: only the platform itself says to Kubernetes who asks.
+func ownName(next Handler) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
+		for name := range r.Header {
+			lower := strings.ToLower(name)
+			if strings.HasPrefix(lower, "impersonate-") || strings.HasPrefix(lower, "x-remote-") {
+				return apierrors.NewForbidden(schema.GroupResource{}, "", fmt.Errorf("the header %s is refused: sign in as the user in whose name you want to act", name))
+			}
+		}
+		return next(w, r)
+	}
+}
+
+// bound sets a route's limits on time and size. Whoever may not ask gets the refusal instead of the handler's answer.
+func bound(route Route) Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := refusalOf(r.Context()); err != nil {
+			return err
+		}
+		if route.Stream {
+			return route.Handler(w, r)
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), RequestTimeout)
 		defer cancel()
 		// A client that sends its body byte by byte is cut off, too. Where the connection cannot do that, the

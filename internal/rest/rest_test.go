@@ -40,7 +40,7 @@ func serve(t *testing.T, routes ...Route) string {
 	if err := auth.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(Routes(auth, routes))
+	server := httptest.NewUnstartedServer(Routes(auth, Parts{Routes: routes}))
 	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	server.StartTLS()
 	t.Cleanup(server.Close)

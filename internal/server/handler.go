@@ -22,21 +22,21 @@ type frame struct {
 }
 
 // handler answers everything on the API's address. Health, and admission reviews by the hub, need no user.
-func (f frame) handler(routes []rest.Route) http.Handler {
+func (f frame) handler(parts rest.Parts) http.Handler {
 	mux := http.NewServeMux()
 	f.health(mux)
 	for path := range f.hooks.paths {
 		mux.Handle("POST "+path, http.MaxBytesHandler(f.hooks.mux, rest.MaxBody))
 	}
 	exposition := promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{})
-	routes = append(routes, rest.Route{Pattern: "GET /metrics", Handler: func(w http.ResponseWriter, r *http.Request) error {
+	parts.Routes = append(parts.Routes, rest.Route{Pattern: "GET /metrics", Handler: func(w http.ResponseWriter, r *http.Request) error {
 		if err := f.authorizer.RequirePath(r.Context(), "get", "/metrics"); err != nil {
 			return err
 		}
 		exposition.ServeHTTP(w, r)
 		return nil
 	}})
-	mux.Handle("/", rest.Routes(f.authenticator, routes))
+	mux.Handle("/", rest.Routes(f.authenticator, parts))
 	return mux
 }
 

@@ -56,8 +56,10 @@ type Options struct {
 	HealthListen string
 	// LeaderElection lets several replicas run side by side.
 	LeaderElection bool
-	// Capabilities registers what the server consists of with the manager, and gives its routes; assembly.Add if nil.
-	Capabilities func(manager.Manager, *yunfanrest.Authorizer) ([]yunfanrest.Route, error)
+	// Assembly is what capabilities are told of the server.
+	Assembly assembly.Options
+	// Capabilities registers what the server consists of with the manager, and gives its parts; assembly.Add if nil.
+	Capabilities func(manager.Manager, *yunfanrest.Authorizer, assembly.Options) (yunfanrest.Parts, error)
 }
 
 // Scheme has every kind that the hub stores and the platform uses.
@@ -101,13 +103,14 @@ func Run(ctx context.Context, o Options) error {
 	if add == nil {
 		add = assembly.Add
 	}
-	routes, err := add(mgr, frame.authorizer)
+	o.Assembly.URL, o.Assembly.Namespace = address, Namespace
+	parts, err := add(mgr, frame.authorizer, o.Assembly)
 	if err != nil {
 		return err
 	}
 	runnables := []manager.Runnable{
 		frame.authenticator, frame.ready,
-		&yunfanrest.Server{Listener: listener, Handler: frame.handler(routes), Certificate: authority.serving(address.Hostname(), listener.Addr())},
+		&yunfanrest.Server{Listener: listener, Handler: frame.handler(parts), Certificate: authority.serving(address.Hostname(), listener.Addr())},
 	}
 	if o.Advertise != "" {
 		runnables = append(runnables, &registration{client: mgr.GetClient(), scheme: mgr.GetScheme(), hooks: hooks, url: address, ca: authority.pem})

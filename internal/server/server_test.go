@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/assembly"
 	yunfanrest "yunfan.io/yunfan/internal/rest"
 	"yunfan.io/yunfan/internal/testkit"
 )
@@ -115,11 +116,11 @@ func runServer(t *testing.T, hub *rest.Config, advertise bool) (stop func() erro
 	ctx, cancel := context.WithCancel(context.Background())
 	o := Options{
 		Hub: hub, Listen: freeAddress(t), LeaderElection: true,
-		Capabilities: func(mgr manager.Manager, _ *yunfanrest.Authorizer) ([]yunfanrest.Route, error) {
+		Capabilities: func(mgr manager.Manager, _ *yunfanrest.Authorizer, _ assembly.Options) (yunfanrest.Parts, error) {
 			mgr.GetWebhookServer().Register("/validate-yunfan-io-v1alpha1-tenant", admission.WithValidator[*v1alpha1.Tenant](mgr.GetScheme(), refuseBad{}))
-			return []yunfanrest.Route{{Pattern: "GET /hello", Handler: yunfanrest.Get(func(r *http.Request) (string, error) {
+			return yunfanrest.Parts{Routes: []yunfanrest.Route{{Pattern: "GET /hello", Handler: yunfanrest.Get(func(r *http.Request) (string, error) {
 				return yunfanrest.UserOf(r.Context()).Name, nil
-			})}}, nil
+			})}}}, nil
 		},
 	}
 	if advertise {
@@ -178,6 +179,8 @@ func TestRun(t *testing.T) {
 	pair, err := tls.X509KeyPair(hub.Config.CertData, hub.Config.KeyData)
 	g.Expect(err).NotTo(HaveOccurred())
 
+	code, _ := get("/hello", pair)
+	g.Expect(code).To(Equal(http.StatusOK), "so that there is a measurement to see")
 	for name, tc := range map[string]struct {
 		reason, path string
 		certificates []tls.Certificate
