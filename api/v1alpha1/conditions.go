@@ -10,6 +10,8 @@ const (
 	ConditionProgressing = "Progressing"
 	// ConditionTrafficReady on a Partition says that its data plane answers, as the edge sees it.
 	ConditionTrafficReady = "TrafficReady"
+	// ConditionWithinQuota on a Tenant says that its partitions were not given more than its quota.
+	ConditionWithinQuota = "WithinQuota"
 	// ConditionApplied on a Delivery says that the member holds every object of it.
 	ConditionApplied = "Applied"
 	// ConditionHealthy on a Delivery says that all its pods are as wanted and ready.

@@ -18,6 +18,7 @@ import (
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 40",message="a partition's name has at most 40 characters: names of other objects are made from it"
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.contains('.')",message="a partition's name has no dots: it becomes part of a namespace's name"
+// +kubebuilder:validation:XValidation:rule="!has(self.spec.parent) || self.spec.parent != self.metadata.name",message="a partition is not a part of itself: name another in spec.parent"
 type Partition struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -30,6 +31,8 @@ type Partition struct {
 
 // PartitionSpec describes a partition.
 // +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace cannot be changed: make a new partition and move the applications"
+// +kubebuilder:validation:XValidation:rule="has(self.parent) == has(oldSelf.parent) && (!has(self.parent) || self.parent == oldSelf.parent)",message="parent cannot be changed: make a new partition and move the applications"
+// +kubebuilder:validation:XValidation:rule="!has(self.parent) || !has(self.adopt) || !self.adopt",message="a sub-partition makes a namespace of its own: leave adopt out"
 type PartitionSpec struct {
 	// Cluster the partition is in.
 	// +required
@@ -37,6 +40,13 @@ type PartitionSpec struct {
 	// +kubebuilder:validation:MaxLength=40
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cluster cannot be changed: make a new partition and move the applications"
 	Cluster string `json:"cluster"`
+	// Parent is the partition of the same tenant and cluster that this one is a part of. Its quota is taken out of the
+	// parent's, not out of the tenant's; it has the parent's nodes, or some of them, and at least its isolation and pod
+	// security. A sub-partition has no parts of its own. Its namespace begins with the tenant's name.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=40
+	Parent string `json:"parent,omitempty"`
 	// Namespace in the cluster; <tenant>-<name> if empty. System namespaces are refused.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
@@ -142,6 +152,15 @@ type PartitionStatus struct {
 	// Namespace in the cluster.
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
+	// Pool is the node pool of a sub-partition as it is enforced: its parent's if it has none of its own.
+	// +optional
+	Pool *NodePool `json:"pool,omitempty"`
+	// Allocated is what sub-partitions were given of this partition's quota. One is given something by writing it here,
+	// so that two cannot be given the same; what is left is enforced in the partition itself.
+	// +optional
+	// +listType=map
+	// +listMapKey=partition
+	Allocated []Allocation `json:"allocated,omitempty"`
 	// Hard is the quota as the cluster enforces it.
 	// +optional
 	Hard corev1.ResourceList `json:"hard,omitempty"`
@@ -179,4 +198,12 @@ func (p *Partition) MemberNamespace() string {
 		return p.Spec.Namespace
 	}
 	return p.Namespace + "-" + p.Name
+}
+
+// NodePool is the pool of nodes that the partition's pods run on.
+func (p *Partition) NodePool() NodePool {
+	if p.Spec.Parent != "" && p.Status.Pool != nil {
+		return *p.Status.Pool
+	}
+	return p.Spec.Nodes
 }

@@ -48,6 +48,10 @@ func TestRES01_PartitionRules(t *testing.T) {
 		"name of 40":           {"metadata: {name: " + strings.Repeat("a", 40) + "}", ""},
 		"name of 41":           {"metadata: {name: " + strings.Repeat("a", 41) + "}", "at most 40 characters"},
 		"quota is no quantity": {"spec: {quota: {pods: many}}", "spec.quota"},
+		"part of another":      {"spec: {parent: prod}", ""},
+		"part of itself":       {"{metadata: {name: prod}, spec: {parent: prod}}", "not a part of itself"},
+		"part of nothing":      {"spec: {parent: ''}", "spec.parent"},
+		"part that adopts":     {"spec: {parent: prod, namespace: edu-x, adopt: true}", "leave adopt out"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -82,6 +86,9 @@ func TestRES01_PartitionStaysWhereItIs(t *testing.T) {
 		"namespace":         {"spec: {namespace: edu-a}", "namespace", "edu-b", "namespace cannot be changed"},
 		"namespace added":   {"", "namespace", "edu-b", "namespace cannot be changed"},
 		"namespace removed": {"spec: {namespace: edu-a}", "namespace", "", "namespace cannot be changed"},
+		"parent":            {"spec: {parent: prod}", "parent", "test", "parent cannot be changed"},
+		"parent added":      {"", "parent", "prod", "parent cannot be changed"},
+		"parent removed":    {"spec: {parent: prod}", "parent", "", "parent cannot be changed"},
 		"environment":       {"", "environment", "Test", ""},
 	}
 	for name, tc := range cases {

@@ -13,6 +13,7 @@ import (
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Display name",type=string,JSONPath=`.spec.displayName`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Within quota",type=string,JSONPath=`.status.conditions[?(@.type=="WithinQuota")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 40",message="a tenant's name has at most 40 characters: names of namespaces are made from it"
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.contains('.')",message="a tenant's name has no dots: it is the name of a namespace"
@@ -49,7 +50,8 @@ type TenantStatus struct {
 	// +listType=map
 	// +listMapKey=partition
 	Allocated []Allocation `json:"allocated,omitempty"`
-	// Conditions: Ready says that the tenant's hub namespace exists.
+	// Conditions: Ready says that the tenant's hub namespace exists; WithinQuota that its partitions were not given more
+	// than its quota, which lowering the quota can do.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -141,10 +141,10 @@ func (r *renderer) podTemplate(c *v1alpha1.Component, workload string, override 
 			c.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError // the status shows the last log line
 		}
 	})
-	for key, value := range r.Partition.Spec.Nodes.Selector {
+	for key, value := range r.Partition.NodePool().Selector {
 		setDefault(&pod.NodeSelector, key, value)
 	}
-	if r.Partition.Spec.Nodes.Exclusive {
+	if r.Partition.NodePool().Exclusive {
 		tolerate(pod, r.Partition.Namespace)
 	}
 	return template, nil
