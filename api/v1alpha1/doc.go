@@ -22,9 +22,11 @@ func AddToScheme(s *runtime.Scheme) error {
 		&Cluster{}, &ClusterList{},
 		&Configuration{}, &ConfigurationList{},
 		&Delivery{}, &DeliveryList{},
+		&Membership{}, &MembershipList{},
 		&NodePort{}, &NodePortList{},
 		&Partition{}, &PartitionList{},
 		&Tenant{}, &TenantList{},
+		&UserGroup{}, &UserGroupList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
