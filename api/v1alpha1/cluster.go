@@ -44,7 +44,32 @@ type ClusterSpec struct {
 	// +optional
 	// +kubebuilder:default=Keep
 	OnRemoval RemovalPolicy `json:"onRemoval,omitempty"`
+	// PortReport has a small program run on each node, which reports the ports that programs of the node listen on, so
+	// that they are refused as node ports.
+	// +optional
+	// +kubebuilder:default=Off
+	PortReport PortReport `json:"portReport,omitempty"`
+	// ExternalIPs are the addresses, as ranges like 203.0.113.16/28, that services of partitions may be published on.
+	// Services that ask for another are refused.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=20
+	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="write a range like 203.0.113.16/28, or one address as 203.0.113.16/32"
+	ExternalIPs []string `json:"externalIPs,omitempty"`
 }
+
+// PortReport says what is reported of each node. Off: nothing. Ports: ports in use. Programs: and the names of the
+// programs, for which the reporter sees all processes of the node.
+// +kubebuilder:validation:Enum=Off;Ports;Programs
+type PortReport string
+
+// The kinds of report.
+const (
+	PortReportOff      PortReport = "Off"
+	PortReportPorts    PortReport = "Ports"
+	PortReportPrograms PortReport = "Programs"
+)
 
 // RemovalPolicy says what becomes of workloads: Keep leaves them running, Delete removes the partitions' namespaces.
 // +kubebuilder:validation:Enum=Keep;Delete
@@ -108,6 +133,9 @@ type ClusterStatus struct {
 	// Requested is the sum of the requests of all pods that have not ended, and their number under "pods".
 	// +optional
 	Requested corev1.ResourceList `json:"requested,omitempty"`
+	// Network is what of the cluster is kept from tenants' pods.
+	// +optional
+	Network ClusterNetwork `json:"network,omitempty"`
 	// LastSeenTime is when the API server last answered. While it answers it is renewed every 30 seconds only.
 	// +optional
 	LastSeenTime *metav1.Time `json:"lastSeenTime,omitempty"`
@@ -116,6 +144,27 @@ type ClusterStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ClusterNetwork are a cluster's addresses. Neighbouring ranges are joined; of very many, ranges are given that hold
+// them.
+type ClusterNetwork struct {
+	// APIServers are the addresses, with port, at which API servers answer: those that the cluster's own pods are led
+	// to, and the one that the platform uses.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	APIServers []string `json:"apiServers,omitempty"`
+	// Nodes are the ranges of the nodes' addresses.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Nodes []string `json:"nodes,omitempty"`
+	// Pods are the ranges of pods' addresses; empty if nodes do not tell.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Pods []string `json:"pods,omitempty"`
 }
 
 // NodeCount counts nodes.

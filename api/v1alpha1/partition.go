@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -74,6 +75,13 @@ type PartitionSpec struct {
 	// Isolation becomes NetworkPolicies.
 	// +optional
 	Isolation Isolation `json:"isolation,omitempty"`
+	// NetworkPolicies are applied to the namespace beside what isolation says: what any of them allows is allowed.
+	// Policies of the namespace that are not listed here are not touched.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=20
+	NetworkPolicies []PartitionNetworkPolicy `json:"networkPolicies,omitempty"`
 	// PodSecurity is the Pod Security Standard that the cluster enforces in the namespace. Privileged is for platform
 	// administrators.
 	// +optional
@@ -110,9 +118,11 @@ const (
 	IsolationNone      IsolationLevel = "None"
 )
 
-// Isolation is the network isolation of a partition, each way. The cluster's name service is always reachable.
+// Isolation is the network isolation of a partition, each way. Management ports of clusters are closed to pods whatever
+// it says. With egress Tenant or Partition the cluster's name service is reachable, with None it is not.
 type Isolation struct {
-	// Ingress says who may talk to the partition's pods.
+	// Ingress says who may talk to the partition's pods. With Tenant and Partition, services of type NodePort and
+	// LoadBalancer are reachable from outside on their own ports.
 	// +optional
 	// +kubebuilder:default=Tenant
 	Ingress IsolationLevel `json:"ingress,omitempty"`
@@ -120,6 +130,24 @@ type Isolation struct {
 	// +optional
 	// +kubebuilder:default=All
 	Egress IsolationLevel `json:"egress,omitempty"`
+	// APIServer lets pods talk to the API server of their cluster, for applications that are controllers themselves.
+	// +optional
+	APIServer bool `json:"apiServer,omitempty"`
+}
+
+// PartitionNetworkPolicy is a NetworkPolicy of a partition's namespace. A namespace selector in it that names neither
+// the label yunfan.io/tenant nor kubernetes.io/metadata.name selects namespaces of the same tenant, and those that
+// belong to no tenant: labels of other tenants' namespaces are theirs to choose.
+type PartitionNetworkPolicy struct {
+	// Name of the NetworkPolicy. Names that begin with yunfan are the platform's.
+	// +required
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('yunfan')",message="names that begin with yunfan are the platform's: choose another"
+	Name string `json:"name"`
+	// Spec as Kubernetes has it: which pods, and who may talk to them and to whom they may talk.
+	// +required
+	Spec networkingv1.NetworkPolicySpec `json:"spec"`
 }
 
 // PodSecurityLevel is a Pod Security Standard.
