@@ -80,6 +80,9 @@ func (c Config) Prepare() error {
 	if err := os.MkdirAll(filepath.Join(c.Paths.ControlPlane(c.Cluster.Name), "etcd"), 0o700); err != nil {
 		return fmt.Errorf("making the etcd directory: %w", err)
 	}
+	if err := c.prepareSecurity(); err != nil {
+		return err
+	}
 	return s.Kubeconfig(c.Paths.Kubeconfig(c.Cluster.Name), c.Cluster.Name, c.Endpoint(), "admin")
 }
 
@@ -123,7 +126,7 @@ func (c Config) etcd(dir string) []string {
 
 func (c Config) apiServer() []string {
 	s, ip := c.store(), c.Plan.ControlPlane(c.Cluster.Slot).String()
-	return []string{c.Programs.Path(APIServer),
+	args := []string{c.Programs.Path(APIServer),
 		"--etcd-servers=https://127.0.0.1:2379", "--etcd-cafile=" + s.Cert("etcd-ca"), "--etcd-certfile=" + s.Cert("etcd-client"), "--etcd-keyfile=" + s.Key("etcd-client"),
 		"--advertise-address=" + ip, "--secure-port=6443", "--tls-cert-file=" + s.Cert("apiserver"), "--tls-private-key-file=" + s.Key("apiserver"),
 		"--client-ca-file=" + s.Cert("ca"), "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
@@ -137,7 +140,9 @@ func (c Config) apiServer() []string {
 		"--proxy-client-cert-file=" + s.Cert("front-proxy-client"), "--proxy-client-key-file=" + s.Key("front-proxy-client"),
 		// No kube-proxy runs beside the API server: aggregated APIs are reached by pod address.
 		"--enable-aggregator-routing",
-		"--default-not-ready-toleration-seconds=10", "--default-unreachable-toleration-seconds=10", "--profiling=false"}
+		"--default-not-ready-toleration-seconds=10", "--default-unreachable-toleration-seconds=10", "--profiling=false",
+		"--encryption-provider-config=" + c.encryption()}
+	return append(args, c.audit()...)
 }
 
 func (c Config) controllerManager() []string {

@@ -40,6 +40,7 @@ func (d *Daemon) handler(quit func()) http.Handler {
 	control.Handle(mux, "/node/remove", d.removeNode)
 	control.Handle(mux, "/cluster/add", d.addCluster)
 	control.Handle(mux, "/cluster/remove", d.removeCluster)
+	control.Handle(mux, "/key/rotate", d.rotateKey)
 	control.Handle(mux, "/quit", func(context.Context, nothing) (nothing, error) {
 		time.AfterFunc(50*time.Millisecond, quit) // after the answer is out
 		return nothing{}, nil

@@ -257,7 +257,10 @@ func (d *Daemon) equip(ctx context.Context, c *topology.ClusterState, cl *cluste
 	defer d.mu.Unlock()
 	cl.stop()
 	ctx, cl.stop = context.WithCancel(context.WithoutCancel(ctx))
-	d.wg.Go(func() { cl.equip(ctx, objects) })
+	d.wg.Go(func() {
+		cl.equip(ctx, objects)
+		d.encrypt(ctx, c, cl)
+	})
 	return nil
 }
 

@@ -145,6 +145,13 @@ func clusterCommand(paths pathsFunc) *cobra.Command {
 	return cmd
 }
 
+func rotateKey(paths pathsFunc) *cobra.Command {
+	return &cobra.Command{Use: "rotate-key CLUSTER", Short: "Encrypt the Secrets of a cluster with a new key", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), paths, "/key/rotate", daemon.ClusterRequest{Name: args[0]}, nil)
+		}}
+}
+
 func daemonCommand(paths pathsFunc) *cobra.Command {
 	return &cobra.Command{Use: "daemon", Short: "Run the instance (started by up)", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
