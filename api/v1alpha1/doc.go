@@ -17,15 +17,19 @@ var GroupVersion = schema.GroupVersion{Group: "yunfan.io", Version: "v1alpha1"}
 // AddToScheme registers every kind of this package.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
+		&AccessToken{}, &AccessTokenList{},
 		&Application{}, &ApplicationList{},
 		&ApplicationRevision{}, &ApplicationRevisionList{},
 		&Cluster{}, &ClusterList{},
 		&Configuration{}, &ConfigurationList{},
 		&Delivery{}, &DeliveryList{},
 		&Membership{}, &MembershipList{},
+		&Directory{}, &DirectoryList{},
 		&NodePort{}, &NodePortList{},
 		&Partition{}, &PartitionList{},
+		&Session{}, &SessionList{},
 		&Tenant{}, &TenantList{},
+		&User{}, &UserList{},
 		&UserGroup{}, &UserGroupList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
