@@ -13,8 +13,9 @@ export KUBEBUILDER_ASSETS = $(CURDIR)/bin/engine
 GO_MODULES := . engine engine/volumes
 GOLANGCI   := bin/tools/golangci-lint
 YUNFAN_GO  := $(shell find cmd internal api -name '*.go' -not -name '*_test.go' 2>/dev/null) $(wildcard api/crds/*.yaml) go.mod go.sum
-# What Debian must have: a compiler and libseccomp for runc, nft for the nodes' networks, debootstrap for images.
-DEBIAN     := ca-certificates debootstrap gcc libc6-dev libseccomp-dev nftables pkg-config
+# What Debian must have: a compiler and libseccomp for runc, nft for the nodes' networks, debootstrap for images,
+# PostgreSQL for tests, which start it themselves.
+DEBIAN     := ca-certificates debootstrap gcc libc6-dev libseccomp-dev nftables pkg-config postgresql
 
 ##@ The two commands
 
