@@ -36,7 +36,7 @@ func (w *world) checkQuota(choices []placement.Choice, p *Plan) error {
 				own = demandOf(r, &d.Spec, partition)
 			}
 		}
-		problems = append(problems, exceeded(partition.Name, hard, normalized(partition.Status.Used), own, wanted)...)
+		problems = append(problems, exceeded(partition.Name, hard, v1alpha1.NormalizedQuota(partition.Status.Used), own, wanted)...)
 	}
 	if problems != nil {
 		return reconcile.Stall(v1alpha1.ReasonQuotaExceeded, "%s: ask for less, or have the quota raised", strings.Join(problems, "; "))
@@ -210,7 +210,7 @@ func roomOf(p *v1alpha1.Partition) corev1.ResourceList {
 		}
 		room[name] = quantity
 	}
-	used := normalized(p.Status.Used)
+	used := v1alpha1.NormalizedQuota(p.Status.Used)
 	for name, limit := range hard {
 		left := limit.DeepCopy()
 		left.Sub(used[name])
@@ -224,22 +224,9 @@ func roomOf(p *v1alpha1.Partition) corev1.ResourceList {
 // hardOf is the quota as the cluster enforces it, or as it will once it is set up.
 func hardOf(p *v1alpha1.Partition) corev1.ResourceList {
 	if p.Status.Hard != nil {
-		return normalized(p.Status.Hard)
+		return v1alpha1.NormalizedQuota(p.Status.Hard)
 	}
-	return normalized(p.Spec.Quota)
-}
-
-// normalized writes the short names of a quota's resources in full.
-func normalized(list corev1.ResourceList) corev1.ResourceList {
-	full := corev1.ResourceList{}
-	for name, quantity := range list {
-		switch name {
-		case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
-			name = requestsPrefix + name
-		}
-		full[name] = quantity
-	}
-	return full
+	return v1alpha1.NormalizedQuota(p.Spec.Quota)
 }
 
 func increase(to corev1.ResourceList, name corev1.ResourceName, quantity resource.Quantity, times int64) {

@@ -68,7 +68,7 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 		return ctrl.Result{}, nil
 	}
 	if !p.DeletionTimestamp.IsZero() {
-		return reconcile.Finalize(ctx, c.client, p, v1alpha1.ConditionReady, finalizer, c.withdraw, c.lettingGo, c.release)
+		return reconcile.Finalize(ctx, c.client, p, v1alpha1.ConditionReady, finalizer, c.partsGone, c.withdraw, c.lettingGo, c.release)
 	}
 	if c.connecting(ctx, p) {
 		return ctrl.Result{}, nil

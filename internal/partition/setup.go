@@ -29,11 +29,16 @@ func (r *reconciler) setUp(ctx context.Context, p *v1alpha1.Partition) error {
 	if why := reserved(p.MemberNamespace()); why != "" {
 		return reconcile.Stall(v1alpha1.ReasonNameReserved, "%s", why)
 	}
-	if _, err := labels.ValidatedSelectorFromSet(p.Spec.Nodes.Selector); err != nil {
+	made, err := r.made(ctx, p)
+	if err != nil {
+		return err
+	}
+	if _, err := labels.ValidatedSelectorFromSet(made.Spec.Nodes.Selector); err != nil {
 		return reconcile.Stall(v1alpha1.ReasonInvalid, "spec.nodes.selector: %w", err)
 	}
 	key := client.ObjectKeyFromObject(p)
-	if unchanged, err := r.unchanged(ctx, p, r.record(key)); err != nil || unchanged {
+	if unchanged, err := r.unchanged(ctx, made, r.record(key)); err != nil || unchanged {
+		p.Status.Namespace = p.MemberNamespace()
 		return err
 	}
 	adopted, err := r.takeNamespace(ctx, p)
@@ -41,7 +46,7 @@ func (r *reconciler) setUp(ctx context.Context, p *v1alpha1.Partition) error {
 		return err
 	}
 	p.Status.Namespace = p.MemberNamespace()
-	wanted, unwanted := objects(p, adopted)
+	wanted, unwanted := objects(made, adopted)
 	rec := &record{adopted: adopted, wanted: text(wanted)}
 	for _, o := range wanted {
 		applied, err := apply(ctx, r.member.Client, o)
@@ -80,7 +85,6 @@ func (r *reconciler) unchanged(ctx context.Context, p *v1alpha1.Partition, rec *
 			return false, nil
 		}
 	}
-	p.Status.Namespace = p.MemberNamespace()
 	return true, nil
 }
 

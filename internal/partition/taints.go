@@ -62,12 +62,13 @@ func (r *reconciler) exclusivePartitions(ctx context.Context) ([]*v1alpha1.Parti
 	return exclusive, nil
 }
 
+// wantsAlone says whether the partition keeps nodes for its tenant. A sub-partition does not: its nodes are its parent's.
 func wantsAlone(p *v1alpha1.Partition) bool {
-	return p.Spec.Nodes.Exclusive && p.DeletionTimestamp.IsZero()
+	return p.Spec.Parent == "" && p.Spec.Nodes.Exclusive && p.DeletionTimestamp.IsZero()
 }
 
 func selects(p *v1alpha1.Partition, node *corev1.Node) bool {
-	return labels.SelectorFromSet(p.Spec.Nodes.Selector).Matches(labels.Set(node.Labels))
+	return labels.SelectorFromSet(p.NodePool().Selector).Matches(labels.Set(node.Labels))
 }
 
 func holderOf(exclusive []*v1alpha1.Partition, node *corev1.Node) *v1alpha1.Partition {

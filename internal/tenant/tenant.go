@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -49,7 +50,7 @@ func (c *Controller) SetupWithManager(mgr manager.Manager) error {
 	})
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("tenant").
-		For(&v1alpha1.Tenant{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		For(&v1alpha1.Tenant{}, builder.WithPredicates(tenantChanged)).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.NewPredicateFuncs(isTenants))).
 		Watches(&v1alpha1.Partition{}, inside, builder.WithPredicates(onlyDeleted)).
 		Watches(&v1alpha1.Application{}, inside, builder.WithPredicates(onlyDeleted)).
@@ -59,6 +60,13 @@ func (c *Controller) SetupWithManager(mgr manager.Manager) error {
 func isTenants(namespace client.Object) bool {
 	return namespace.GetLabels()[v1alpha1.LabelTenant] != ""
 }
+
+// tenantChanged looks at the spec and at what was given of the quota.
+var tenantChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	was, is := e.ObjectOld.(*v1alpha1.Tenant), e.ObjectNew.(*v1alpha1.Tenant)
+	return was.Generation != is.Generation || !was.DeletionTimestamp.Equal(is.DeletionTimestamp) ||
+		!equality.Semantic.DeepEqual(was.Status.Allocated, is.Status.Allocated)
+}}
 
 var onlyDeleted = predicate.Funcs{
 	CreateFunc: func(event.CreateEvent) bool { return false },
@@ -74,7 +82,7 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 	if !tenant.DeletionTimestamp.IsZero() {
 		return reconcile.Finalize(ctx, c.client, tenant, v1alpha1.ConditionReady, finalizer, c.unused, c.removeNamespace)
 	}
-	return reconcile.Run(ctx, c.client, tenant, v1alpha1.ConditionReady, v1alpha1.ReasonReady, c.hold, c.namespace)
+	return reconcile.Run(ctx, c.client, tenant, v1alpha1.ConditionReady, v1alpha1.ReasonReady, c.hold, c.namespace, c.reclaim, within, sound)
 }
 
 // hold keeps the object until its namespace is gone.

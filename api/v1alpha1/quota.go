@@ -1,0 +1,22 @@
+package v1alpha1
+
+import corev1 "k8s.io/api/core/v1"
+
+// NormalizedQuota writes the short names of a quota's resources in full: cpu is requests.cpu. Where a list has both, the
+// lower counts, because Kubernetes enforces both. It is nil for nil.
+func NormalizedQuota(quota corev1.ResourceList) corev1.ResourceList {
+	if quota == nil {
+		return nil
+	}
+	full := corev1.ResourceList{}
+	for name, quantity := range quota {
+		switch name {
+		case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
+			name = "requests." + name
+		}
+		if has, ok := full[name]; !ok || quantity.Cmp(has) < 0 {
+			full[name] = quantity
+		}
+	}
+	return full
+}
