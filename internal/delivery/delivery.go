@@ -4,11 +4,9 @@ package delivery
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -26,8 +24,6 @@ const (
 	workers = 16
 	// firstRetry and lastRetry bound the pauses after errors that are tried again.
 	firstRetry, lastRetry = 50 * time.Millisecond, 30 * time.Second
-	// syncTimeout is how long the member's cache may take to fill: a member may be lost while it does.
-	syncTimeout = 24 * time.Hour
 )
 
 // Controller starts a delivery controller for each member.
@@ -36,35 +32,11 @@ type Controller struct{}
 // StartForMember starts the member's controller; it ends with ctx.
 func (Controller) StartForMember(ctx context.Context, hub manager.Manager, m *member.Member) error {
 	r := newReconciler(hub.GetClient(), hub.GetAPIReader(), m)
-	logger := hub.GetLogger().WithName("delivery").WithValues("cluster", m.Name)
-	skip := true
-	c, err := controller.NewUnmanaged("delivery", controller.Options{
+	return member.StartController(ctx, hub, m, "delivery", controller.Options{
 		Reconciler:              r,
 		MaxConcurrentReconciles: workers,
-		SkipNameValidation:      &skip, // one of this name for each member
-		CacheSyncTimeout:        syncTimeout,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[ctrl.Request](firstRetry, lastRetry),
-		LogConstructor: func(req *ctrl.Request) logr.Logger {
-			if req == nil {
-				return logger
-			}
-			return logger.WithValues("delivery", req.NamespacedName)
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("making the delivery controller of cluster %s: %w", m.Name, err)
-	}
-	for _, s := range r.sources(hub.GetCache()) {
-		if err := c.Watch(s); err != nil {
-			return fmt.Errorf("watching for the delivery controller of cluster %s: %w", m.Name, err)
-		}
-	}
-	go func() {
-		if err := c.Start(ctx); err != nil && ctx.Err() == nil {
-			logger.Error(err, "The delivery controller ended")
-		}
-	}()
-	return nil
+	}, r.sources(hub.GetCache()))
 }
 
 // reconciler works for one member.

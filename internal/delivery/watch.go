@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -10,8 +9,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
-	toolscache "k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -19,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/member"
 )
 
 // delivered are the kinds that the member is watched for: those that are applied, and pods.
@@ -31,61 +29,15 @@ func delivered() []client.Object {
 
 func (r *reconciler) sources(hub cache.Cache) []source.Source {
 	sources := []source.Source{
-		r.hubSource(hub, &v1alpha1.Delivery{}, specChanged, r.self),
-		r.hubSource(hub, &v1alpha1.Partition{}, partitionChanged, r.ofPartition),
-		r.hubSource(hub, &v1alpha1.ApplicationRevision{}, never, r.ofRevision),
+		member.OnHub(hub, &v1alpha1.Delivery{}, member.GenerationChanged, r.self),
+		member.OnHub(hub, &v1alpha1.Partition{}, partitionChanged, r.ofPartition),
+		member.OnHub(hub, &v1alpha1.ApplicationRevision{}, member.NeverChanged, r.ofRevision),
 		source.Channel(r.member.Subscribe(), handler.EnqueueRequestsFromMapFunc(r.all)),
 	}
 	for _, kind := range delivered() {
 		sources = append(sources, source.Kind(r.member.Cache, kind, handler.EnqueueRequestsFromMapFunc(r.ofObject)))
 	}
 	return sources
-}
-
-type mapping func(ctx context.Context, o client.Object) []ctrl.Request
-
-// hubSource is like source.Kind, but its handler leaves the hub's cache when the member does: the cache outlives it.
-func (r *reconciler) hubSource(hub cache.Cache, kind client.Object, changed func(before, after client.Object) bool, requests mapping) source.Source {
-	return source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[ctrl.Request]) error {
-		informer, err := hub.GetInformer(ctx, kind)
-		if err != nil {
-			return fmt.Errorf("watching %T: %w", kind, err)
-		}
-		enqueue := func(o any) {
-			object, ok := o.(client.Object)
-			if !ok {
-				return
-			}
-			for _, request := range requests(ctx, object) {
-				queue.Add(request)
-			}
-		}
-		registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-			AddFunc: enqueue,
-			UpdateFunc: func(before, after any) {
-				if changed(before.(client.Object), after.(client.Object)) {
-					enqueue(after)
-				}
-			},
-			DeleteFunc: func(o any) {
-				if last, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
-					o = last.Obj
-				}
-				enqueue(o)
-			},
-		})
-		if err != nil {
-			return fmt.Errorf("watching %T: %w", kind, err)
-		}
-		context.AfterFunc(ctx, func() { _ = informer.RemoveEventHandler(registration) })
-		return nil
-	})
-}
-
-func never(_, _ client.Object) bool { return false }
-
-func specChanged(before, after client.Object) bool {
-	return before.GetGeneration() != after.GetGeneration()
 }
 
 // partitionChanged says whether a change of a partition can matter to what is delivered there: its status changes with

@@ -19,7 +19,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 )
@@ -165,13 +164,6 @@ func notify(c chan<- event.GenericEvent, cluster string) {
 	case c <- e:
 	default: // One is waiting already: whoever takes it sees the newest state.
 	}
-}
-
-// Controller is a controller that runs once for each member, with a queue of its own.
-type Controller interface {
-	// StartForMember starts what is needed for the member, with hub as the way to the hub's cache and client. What it
-	// starts ends with ctx.
-	StartForMember(ctx context.Context, hub manager.Manager, m *Member) error
 }
 
 // Lookup finds a joined member; false if there is none of that name or it has never answered.

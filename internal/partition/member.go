@@ -3,7 +3,6 @@ package partition
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -18,11 +17,8 @@ import (
 	"yunfan.io/yunfan/internal/reconcile"
 )
 
-const (
-	workers = 4
-	// syncTimeout is how long the member's cache may take to fill: the member may be lost while it does.
-	syncTimeout = 24 * time.Hour
-)
+// workers reconcile as many Partitions of one member at the same time.
+const workers = 4
 
 // reconciler reconciles the Partitions of one member.
 type reconciler struct {
@@ -43,27 +39,8 @@ type reconciler struct {
 // StartForMember starts the member's controller; it ends with ctx.
 func (c *Controller) StartForMember(ctx context.Context, hub manager.Manager, m *member.Member) error {
 	r := &reconciler{hubSide: c.hubSide, member: m, members: c.members, records: map[types.NamespacedName]*record{}}
-	skip := true
-	unmanaged, err := controller.NewUnmanaged("partition", controller.Options{
-		Reconciler:              r,
-		MaxConcurrentReconciles: workers,
-		SkipNameValidation:      &skip, // one of this name for each member
-		CacheSyncTimeout:        syncTimeout,
-	})
-	if err != nil {
-		return fmt.Errorf("making the partition controller of cluster %s: %w", m.Name, err)
-	}
-	for _, s := range r.sources(hub.GetCache()) {
-		if err := unmanaged.Watch(s); err != nil {
-			return fmt.Errorf("watching for the partition controller of cluster %s: %w", m.Name, err)
-		}
-	}
-	go func() {
-		if err := unmanaged.Start(ctx); err != nil && ctx.Err() == nil {
-			hub.GetLogger().Error(err, "The partition controller ended", "cluster", m.Name)
-		}
-	}()
-	return nil
+	options := controller.Options{Reconciler: r, MaxConcurrentReconciles: workers}
+	return member.StartController(ctx, hub, m, "partition", options, r.sources(hub.GetCache()))
 }
 
 // Reconcile brings one Partition of the member to what it should be.
@@ -78,10 +55,10 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if !p.DeletionTimestamp.IsZero() {
 		return reconcile.Finalize(ctx, r.client, p, v1alpha1.ConditionReady, finalizer,
-			r.withdraw, r.reached(r.removeNamespace), r.reached(r.reserveNodes), r.release)
+			r.partsGone, r.withdraw, r.reached(r.removeNamespace), r.reached(r.reserveNodes), r.release)
 	}
 	return reconcile.Run(ctx, r.client, p, v1alpha1.ConditionReady, v1alpha1.ReasonReady,
-		r.hold, traffic, r.allocate, r.reached(r.enforce), r.reached(r.setUp), r.reached(r.reserveNodes), r.reached(r.observe))
+		r.hold, traffic, r.reclaim, r.allocate, r.reached(r.enforce), r.reached(r.setUp), r.settle, r.reached(r.reserveNodes), r.reached(r.observe), r.inherits)
 }
 
 // hold keeps the object until what was made of it is gone.

@@ -2,14 +2,12 @@ package partition
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -35,11 +33,11 @@ type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
 func (r *reconciler) sources(hub cache.Cache) []source.Source {
 	all := func(ctx context.Context) []ctrl.Request { return r.partitions(ctx, r.mine) }
 	sources := []source.Source{
-		r.onHub(hub, &v1alpha1.Partition{}, generationChanged, func(_ context.Context, o client.Object) []ctrl.Request {
-			return []ctrl.Request{{NamespacedName: client.ObjectKeyFromObject(o)}}
+		member.OnHub(hub, &v1alpha1.Partition{}, partitionChanged, func(ctx context.Context, o client.Object) []ctrl.Request {
+			return r.family(ctx, o.(*v1alpha1.Partition))
 		}),
-		r.onHub(hub, &v1alpha1.Tenant{}, tenantChanged, r.ofTenant),
-		r.onHub(hub, &v1alpha1.Delivery{}, never, ofDelivery),
+		member.OnHub(hub, &v1alpha1.Tenant{}, tenantChanged, r.ofTenant),
+		member.OnHub(hub, &v1alpha1.Delivery{}, member.NeverChanged, ofDelivery),
 		source.Channel(r.member.Subscribe(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []ctrl.Request {
 			return all(ctx)
 		})),
@@ -91,48 +89,16 @@ func later(others func(context.Context) []ctrl.Request) handler.EventHandler {
 	}
 }
 
-// onHub watches a kind of the hub for as long as the member is there: the hub's cache outlives it.
-func (r *reconciler) onHub(hub cache.Cache, kind client.Object, changed func(was, is client.Object) bool,
-	requests func(context.Context, client.Object) []ctrl.Request,
-) source.Source {
-	return source.Func(func(ctx context.Context, q queue) error {
-		informer, err := hub.GetInformer(ctx, kind)
-		if err != nil {
-			return fmt.Errorf("watching %T: %w", kind, err)
-		}
-		add := func(o any) {
-			if last, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
-				o = last.Obj
-			}
-			if object, ok := o.(client.Object); ok {
-				for _, request := range requests(ctx, object) {
-					q.Add(request)
-				}
-			}
-		}
-		registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-			AddFunc: add,
-			UpdateFunc: func(was, is any) {
-				if changed(was.(client.Object), is.(client.Object)) {
-					add(is)
-				}
-			},
-			DeleteFunc: add,
-		})
-		if err != nil {
-			return fmt.Errorf("watching %T: %w", kind, err)
-		}
-		context.AfterFunc(ctx, func() { _ = informer.RemoveEventHandler(registration) })
-		return nil
-	})
+// partitionChanged looks besides the spec at what decides whether a part gets its quota.
+func partitionChanged(was, is client.Object) bool {
+	before, after := &was.(*v1alpha1.Partition).Status, &is.(*v1alpha1.Partition).Status
+	return member.GenerationChanged(was, is) || !was.GetDeletionTimestamp().Equal(is.GetDeletionTimestamp()) ||
+		!equality.Semantic.DeepEqual(before.Allocated, after.Allocated) ||
+		len(after.Allocated) > 0 && !equality.Semantic.DeepEqual(before.Hard, after.Hard)
 }
 
-func never(_, _ client.Object) bool { return false }
-
-func generationChanged(was, is client.Object) bool { return was.GetGeneration() != is.GetGeneration() }
-
 func tenantChanged(was, is client.Object) bool {
-	return generationChanged(was, is) ||
+	return member.GenerationChanged(was, is) ||
 		!equality.Semantic.DeepEqual(was.(*v1alpha1.Tenant).Status.Allocated, is.(*v1alpha1.Tenant).Status.Allocated)
 }
 
