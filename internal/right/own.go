@@ -1,0 +1,136 @@
+package right
+
+import (
+	"context"
+	"slices"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/rest"
+)
+
+// scope is what is a user's own: tenants, and of those in which he is limited the partitions.
+type scope struct {
+	all    bool            // a platform administrator
+	whole  map[string]bool // tenants
+	partly map[string]map[string]bool
+}
+
+func scopeOf(user rest.User) scope {
+	s := scope{whole: map[string]bool{}, partly: map[string]map[string]bool{}}
+	for _, name := range user.Groups {
+		s.all = s.all || name == v1alpha1.GroupPlatformAdmin
+		grant, ok := v1alpha1.ParseGroup(name)
+		switch {
+		case !ok:
+		case !grant.Limited:
+			s.whole[grant.Tenant] = true
+		default:
+			if s.partly[grant.Tenant] == nil {
+				s.partly[grant.Tenant] = map[string]bool{}
+			}
+			if grant.Partition != "" {
+				s.partly[grant.Tenant][grant.Partition] = true
+			}
+		}
+	}
+	return s
+}
+
+func (s scope) partition(tenant, name string) bool {
+	return s.all || s.whole[tenant] || s.partly[tenant][name]
+}
+
+// Own says whether attributes describe reading one object, by its name, that is the user's own: a cluster with a
+// partition of his, his tenant, his partition, and what is in one. What does not exist in a limited member's tenant is
+// nobody's, and may be asked for by all of them.
+func (x *Index) Own(ctx context.Context, user rest.User, a authorizationv1.ResourceAttributes) bool {
+	if a.Verb != "get" || a.Group != group || a.Name == "" || a.Subresource != "" {
+		return false
+	}
+	s := scopeOf(user)
+	switch a.Resource {
+	case "tenants":
+		return a.Namespace == "" && (s.whole[a.Name] || s.partly[a.Name] != nil)
+	case "clusters":
+		return a.Namespace == "" && x.clusters(ctx, s)[a.Name]
+	case "partitions":
+		return s.partition(a.Namespace, a.Name)
+	}
+	if s.partly[a.Namespace] == nil {
+		return false // whoever is not limited has his role
+	}
+	key := client.ObjectKey{Namespace: a.Namespace, Name: a.Name}
+	in := func(partition string) bool { return s.partition(a.Namespace, partition) }
+	switch a.Resource {
+	case "applications":
+		return x.application(ctx, key, in)
+	case "configurations":
+		c := &v1alpha1.Configuration{}
+		found, err := x.get(ctx, key, c)
+		return err == nil && (!found || c.Spec.Publication == v1alpha1.PublicationSelected && slices.ContainsFunc(c.Spec.Partitions, in))
+	case "deliveries":
+		d := &v1alpha1.Delivery{}
+		found, err := x.get(ctx, key, d)
+		return err == nil && found && in(d.Spec.Partition)
+	case "applicationrevisions":
+		r := &v1alpha1.ApplicationRevision{}
+		found, err := x.get(ctx, key, r)
+		return err == nil && found && x.application(ctx, client.ObjectKey{Namespace: a.Namespace, Name: r.Labels[v1alpha1.LabelApplication]}, in)
+	}
+	return false
+}
+
+// application says whether an application is in one of the partitions, or is not there.
+func (x *Index) application(ctx context.Context, key client.ObjectKey, in func(string) bool) bool {
+	app := &v1alpha1.Application{}
+	found, err := x.get(ctx, key, app)
+	if err != nil || !found {
+		return err == nil
+	}
+	return slices.ContainsFunc(app.Spec.Placement.Partitions, func(c v1alpha1.PartitionChoice) bool { return c.Name != "" && in(c.Name) }) ||
+		slices.ContainsFunc(app.Status.Placements, func(p v1alpha1.PlacementStatus) bool { return in(p.Partition) })
+}
+
+func (x *Index) get(ctx context.Context, key client.ObjectKey, o client.Object) (found bool, err error) {
+	err = x.hub.Get(ctx, key, o, client.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// clusters gives those in which there is a partition of the scope's.
+func (x *Index) clusters(ctx context.Context, s scope) map[string]bool {
+	own := map[string]bool{}
+	collect := func(tenant string, wanted func(string) bool) {
+		var list v1alpha1.PartitionList
+		if x.hub.List(ctx, &list, client.InNamespace(tenant), client.UnsafeDisableDeepCopy) != nil {
+			return // the cache is always there once requests are answered
+		}
+		for i := range list.Items {
+			if wanted(list.Items[i].Name) {
+				own[list.Items[i].Spec.Cluster] = true
+			}
+		}
+	}
+	for tenant := range s.whole {
+		collect(tenant, func(string) bool { return true })
+	}
+	for tenant, partitions := range s.partly {
+		collect(tenant, func(name string) bool { return partitions[name] })
+	}
+	return own
+}
+
+// Clusters gives the clusters that a user may know of; all for platform administrators.
+func (x *Index) Clusters(ctx context.Context, user rest.User) (all bool, names map[string]bool) {
+	s := scopeOf(user)
+	if s.all {
+		return true, nil
+	}
+	return false, x.clusters(ctx, s)
+}
