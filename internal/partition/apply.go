@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -28,7 +30,16 @@ func apply(ctx context.Context, c client.Client, o client.Object) (string, error
 	u.SetGroupVersionKind(kind)
 	unstructured.RemoveNestedField(u.Object, "status")
 	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
-	err = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(v1alpha1.FieldOwner), client.ForceOwnership)
+	send := func() error {
+		return c.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(v1alpha1.FieldOwner), client.ForceOwnership)
+	}
+	err = send()
+	if apierrors.IsInvalid(err) && strings.HasSuffix(kind.Kind, "RoleBinding") {
+		// Its role cannot be changed: the binding is somebody else's work, or an earlier version's.
+		if err = c.Delete(ctx, o.DeepCopyObject().(client.Object)); client.IgnoreNotFound(err) == nil {
+			err = send()
+		}
+	}
 	if err != nil {
 		return "", fmt.Errorf("applying %s %s: %w", kind.Kind, o.GetName(), err)
 	}

@@ -35,6 +35,7 @@ type Members interface {
 type Controller struct {
 	hubSide
 	members Members
+	roles   []client.Object
 }
 
 // hubSide is what is done on the hub, whether the cluster is there or not.
@@ -43,8 +44,10 @@ type hubSide struct {
 	reader client.Reader // past the cache, for decisions
 }
 
-// New makes the controller.
-func New(members Members) *Controller { return &Controller{members: members} }
+// New makes the controller. The roles are those of people: each member gets them once, and namespaces bind them.
+func New(members Members, roles ...client.Object) *Controller {
+	return &Controller{members: members, roles: append(roles, deliveryRole())}
+}
 
 // SetupWithManager registers the controller with the hub's manager, and with the members for each of them.
 func (c *Controller) SetupWithManager(mgr manager.Manager) error {

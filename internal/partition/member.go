@@ -25,6 +25,7 @@ type reconciler struct {
 	hubSide
 	member  *member.Member
 	members member.Lookup
+	roles   []client.Object // of the whole member
 
 	taints sync.Mutex // nodes are shared by all partitions of the member
 
@@ -38,7 +39,7 @@ type reconciler struct {
 
 // StartForMember starts the member's controller; it ends with ctx.
 func (c *Controller) StartForMember(ctx context.Context, hub manager.Manager, m *member.Member) error {
-	r := &reconciler{hubSide: c.hubSide, member: m, members: c.members, records: map[types.NamespacedName]*record{}}
+	r := &reconciler{hubSide: c.hubSide, member: m, members: c.members, roles: c.roles, records: map[types.NamespacedName]*record{}}
 	options := controller.Options{Reconciler: r, MaxConcurrentReconciles: workers}
 	return member.StartController(ctx, hub, m, "partition", options, r.sources(hub.GetCache()))
 }

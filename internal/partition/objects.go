@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -49,7 +48,8 @@ func objects(p *v1alpha1.Partition, adopted bool) (wanted, unwanted []client.Obj
 	}, len(p.Spec.Limits) > 0)
 	policy := isolation(p)
 	sort(policy, len(policy.Spec.PolicyTypes) > 0)
-	return append(wanted, deliveryIdentity(p)...), unwanted
+	unwanted = append(unwanted, formerRights(p)...)
+	return append(wanted, rights(p)...), unwanted
 }
 
 func namespace(p *v1alpha1.Partition, adopted bool) *corev1.Namespace {
@@ -127,38 +127,6 @@ func nameService() networkingv1.NetworkPolicyEgressRule {
 		rule.Ports = append(rule.Ports, networkingv1.NetworkPolicyPort{Protocol: &protocol, Port: &port})
 	}
 	return rule
-}
-
-// deliveryIdentity is the service account as which the hub delivers, and all that it may do: write the namespaced
-// kinds that applications are made of. Roles, bindings, quotas and policies are not among them.
-func deliveryIdentity(p *v1alpha1.Partition) []client.Object {
-	name := v1alpha1.DeliveryServiceAccount
-	no := false
-	write := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
-	read := []string{"get", "list", "watch"}
-	rule := func(verbs []string, group string, resources ...string) rbacv1.PolicyRule {
-		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: resources, Verbs: verbs}
-	}
-	return []client.Object{
-		&corev1.ServiceAccount{ObjectMeta: owned(p, name), AutomountServiceAccountToken: &no},
-		&rbacv1.Role{ObjectMeta: owned(p, name), Rules: []rbacv1.PolicyRule{
-			rule(write, "", "configmaps", "secrets", "services", "persistentvolumeclaims", "replicationcontrollers"),
-			rule(write, "apps", "deployments", "statefulsets", "daemonsets"),
-			rule(write, "batch", "jobs", "cronjobs"),
-			rule(write, "discovery.k8s.io", "endpointslices"),
-			rule(write, "autoscaling", "horizontalpodautoscalers"),
-			rule(append([]string{"delete"}, read...), "", "pods"),
-			rule([]string{"get"}, "", "pods/log"),
-			rule(read, "", "events"),
-			rule(read, "events.k8s.io", "events"),
-			rule(read, "apps", "replicasets", "controllerrevisions"),
-		}},
-		&rbacv1.RoleBinding{
-			ObjectMeta: owned(p, name),
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
-			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: p.MemberNamespace(), Name: name}},
-		},
-	}
 }
 
 // reserved says why a namespace cannot be a partition's; empty if it can.

@@ -73,7 +73,7 @@ func (w *world) as(p *v1alpha1.Partition) client.Client {
 func TestRES01_DriftIsCorrected(t *testing.T) {
 	w := start(t)
 	p := w.ready(w.tenant(nil), "prod", func(s *v1alpha1.PartitionSpec) { s.Quota = list("pods", "3") })
-	quota, role := &corev1.ResourceQuota{}, &rbacv1.Role{}
+	quota, role := &corev1.ResourceQuota{}, &rbacv1.RoleBinding{}
 	w.get(quota, p.Status.Namespace, "yunfan")
 	w.get(role, p.Status.Namespace, v1alpha1.DeliveryServiceAccount)
 	quota.Spec.Hard = list("pods", "100")
@@ -173,7 +173,7 @@ func TestRES01_Namespaces(t *testing.T) {
 		}
 	}
 	w.get(ours, foreign, "theirs")
-	w.gone(w.member.Client, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: foreign, Name: v1alpha1.DeliveryServiceAccount}})
+	w.gone(w.member.Client, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: foreign, Name: v1alpha1.DeliveryServiceAccount}})
 }
 
 func TestRES01_TenantQuotaBoundsItsPartitions(t *testing.T) {

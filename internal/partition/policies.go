@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -101,7 +102,7 @@ func (r *reconciler) enforce(ctx context.Context, _ *v1alpha1.Partition) error {
 	defer r.policy.Unlock()
 	if time.Since(r.enforced) > policyInterval {
 		var err error
-		if r.unsupported, err = applyPolicies(ctx, r.member); err != nil {
+		if r.unsupported, err = applyPolicies(ctx, r.member, slices.Concat(r.roles, policies())); err != nil {
 			return err
 		}
 		r.enforced = time.Now()
@@ -113,8 +114,9 @@ func (r *reconciler) enforce(ctx context.Context, _ *v1alpha1.Partition) error {
 	return nil
 }
 
-func applyPolicies(ctx context.Context, m *member.Member) (unsupported bool, err error) {
-	for _, o := range policies() {
+// applyPolicies applies the roles before the admission policies, which a member may be too old for.
+func applyPolicies(ctx context.Context, m *member.Member, all []client.Object) (unsupported bool, err error) {
+	for _, o := range all {
 		_, err := apply(ctx, m.Client, o)
 		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
 			return true, nil
@@ -126,10 +128,10 @@ func applyPolicies(ctx context.Context, m *member.Member) (unsupported bool, err
 	return false, nil
 }
 
-func removePolicies(ctx context.Context, m *member.Member) error {
-	for _, o := range policies() {
+func removePolicies(ctx context.Context, m *member.Member, all []client.Object) error {
+	for _, o := range all {
 		if err := m.Client.Delete(ctx, o); client.IgnoreNotFound(err) != nil && !meta.IsNoMatchError(err) {
-			return fmt.Errorf("deleting the admission policy: %w", err)
+			return fmt.Errorf("deleting %T %s: %w", o, o.GetName(), err)
 		}
 	}
 	return nil

@@ -94,7 +94,7 @@ func (c *Controller) CleanMember(ctx context.Context, m *member.Member) (left st
 			return "", err
 		}
 	}
-	return "", removePolicies(ctx, m)
+	return "", removePolicies(ctx, m, slices.Concat(policies(), c.roles))
 }
 
 // removeOne removes one of our namespaces from a member, and says whether it is done.

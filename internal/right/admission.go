@@ -124,7 +124,6 @@ func allocatePolicy() []client.Object {
 			"an Admin of a tenant makes, changes and deletes sub-partitions only, those with spec.parent"),
 		rule("object == null || object.spec.?podSecurity.orValue('') != '"+string(v1alpha1.PodSecurityPrivileged)+"'",
 			"the pod security level Privileged is not for tenants to choose"),
-		rule("object == null || !object.spec.?adopt.orValue(false)", "a namespace that exists is not for tenants to take over"),
 		rule("object == null || oldObject == null || object.metadata.?finalizers.orValue([]) == oldObject.metadata.?finalizers.orValue([])",
 			"finalizers keep a partition until its namespace is gone, and are not changed by tenants"),
 	})

@@ -40,6 +40,9 @@ func TestSEC01_DecideAgrees(t *testing.T) {
 		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "deploy", "allocate", "impersonate", "*"} {
 			for _, namespace := range []string{"", own, other} {
 				questions = append(questions, authorizationv1.ResourceAttributes{Verb: verb, Group: "yunfan.io", Resource: resource, Namespace: namespace})
+				if verb != "get" && verb != "delete" {
+					continue
+				}
 				for _, name := range []string{"mine", own, "beijing"} {
 					questions = append(questions, authorizationv1.ResourceAttributes{Verb: verb, Group: "yunfan.io", Resource: resource, Namespace: namespace, Name: name})
 				}
