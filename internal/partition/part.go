@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -38,20 +37,19 @@ func (r *reconciler) allocatePart(ctx context.Context, p *v1alpha1.Partition) er
 	if err != nil {
 		return err
 	}
-	wanted := v1alpha1.NormalizedQuota(p.Spec.Quota)
-	if has := a.of(p.Name); len(a.quota) == 0 || has != nil && equality.Semantic.DeepEqual(has, wanted) {
-		granted, err := granted(ctx, r.member.Cache, p)
-		if err != nil || len(a.quota) == 0 || covers(granted, wanted) {
-			return errors.Join(err, r.take(ctx, a, p)) // the cluster grants it already
-		}
+	now, err := granted(ctx, r.member.Cache, p)
+	if err != nil {
+		return err
+	}
+	if len(a.quota) == 0 || a.of(p.Name) != nil && covers(now, v1alpha1.NormalizedQuota(p.Spec.Quota)) {
+		return r.take(ctx, a, p) // nothing more than the cluster grants it already
 	}
 	own := &corev1.ResourceQuota{}
 	if err := r.member.Client.Get(ctx, quotaOf(parent), own); err != nil {
 		return reconcile.Wait(v1alpha1.ReasonPartitionNotReady, time.Second, "reading the quota of partition %s in cluster %s: %w", parent.Name, r.member.Name, err)
 	}
 	a.used = v1alpha1.NormalizedQuota(own.Status.Used)
-	now, err := granted(ctx, r.member.Client, p)
-	if err != nil {
+	if now, err = granted(ctx, r.member.Client, p); err != nil {
 		return err
 	}
 	if err = r.take(ctx, a, p); err == nil {
@@ -86,7 +84,7 @@ func (r *reconciler) carved(ctx context.Context, a *account, p *v1alpha1.Partiti
 	return nil
 }
 
-// granted is the quota that the cluster enforces for the partition now; nil if none.
+// granted is the quota that the cluster enforces for the partition; nil if none.
 func granted(ctx context.Context, from client.Reader, p *v1alpha1.Partition) (corev1.ResourceList, error) {
 	quota := &corev1.ResourceQuota{}
 	err := from.Get(ctx, quotaOf(p), quota)
@@ -259,7 +257,7 @@ func amount(of corev1.ResourceList, name corev1.ResourceName) string {
 
 // covers says whether a quota grants everything that another does.
 func covers(granted, wanted corev1.ResourceList) bool {
-	return granted != nil && equality.Semantic.DeepEqual(atLeast(granted, wanted), granted)
+	return granted != nil && same(atLeast(granted, wanted), granted)
 }
 
 // partsGone waits until a partition that is being deleted has no parts any more.

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -73,14 +72,14 @@ func accountOfTenant(tenant *v1alpha1.Tenant) *account {
 // lowered the quota there: see settle.
 func (h *hubSide) take(ctx context.Context, a *account, p *v1alpha1.Partition) error {
 	had, wanted := a.of(p.Name), v1alpha1.NormalizedQuota(p.Spec.Quota)
-	if had != nil && equality.Semantic.DeepEqual(had, wanted) {
+	if had != nil && same(had, wanted) {
 		return nil
 	}
 	if err := a.bounds(wanted); err != nil {
 		return err
 	}
 	larger := atLeast(had, wanted)
-	if had != nil && equality.Semantic.DeepEqual(had, larger) {
+	if had != nil && same(had, larger) {
 		return nil
 	}
 	if err := a.fits(p.Name, had, larger); err != nil {
@@ -96,8 +95,8 @@ func (h *hubSide) settle(ctx context.Context, p *v1alpha1.Partition) error {
 	if err != nil || a == nil {
 		return err
 	}
-	wanted := v1alpha1.NormalizedQuota(p.Spec.Quota)
-	if had := a.of(p.Name); had == nil || equality.Semantic.DeepEqual(had, wanted) {
+	wanted := atLeast(nil, v1alpha1.NormalizedQuota(p.Spec.Quota)) // an empty one is one, too
+	if had := a.of(p.Name); had == nil || same(had, wanted) {
 		return nil
 	}
 	if a, err = h.accountOf(ctx, p, h.reader); err != nil || a == nil {
@@ -149,7 +148,9 @@ func (h *hubSide) write(ctx context.Context, a *account, partition string, quota
 func (a *account) of(partition string) corev1.ResourceList {
 	for _, g := range *a.given {
 		if g.Partition == partition {
-			return v1alpha1.NormalizedQuota(g.Quota)
+			had := corev1.ResourceList{}
+			maps.Copy(had, v1alpha1.NormalizedQuota(g.Quota))
+			return had
 		}
 	}
 	return nil
@@ -210,6 +211,11 @@ func (a *account) givenToOthers(except string, name corev1.ResourceName) (sum re
 		return sum, "none"
 	}
 	return sum, strings.Join(who, ", ")
+}
+
+// same says whether two lists say the same; one that is empty says nothing, as one that is not there.
+func same(a, b corev1.ResourceList) bool {
+	return maps.EqualFunc(a, b, func(x, y resource.Quantity) bool { return x.Cmp(y) == 0 })
 }
 
 // atLeast gives, per resource, the larger of two lists.
