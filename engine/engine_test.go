@@ -41,6 +41,12 @@ type instance struct {
 // start brings an instance up and takes it down at the end of the test, checking that nothing is left.
 func start(t *testing.T, config string) *instance {
 	t.Helper()
+	return startWith(t, config, func(string) {})
+}
+
+// startWith lets prepare put files into the data directory before the first start.
+func startWith(t *testing.T, config string, prepare func(data string)) *instance {
+	t.Helper()
 	bin := os.Getenv("YUNFAN_ENGINE_BIN")
 	if bin == "" {
 		t.Fatal("YUNFAN_ENGINE_BIN is not set: run `make build` and point it at bin/engine/yunfan-engine")
@@ -51,6 +57,7 @@ func start(t *testing.T, config string) *instance {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	prepare(data)
 	t.Cleanup(i.downAndCheck)
 	i.run("up", "--config", file, "--timeout", patience.String())
 	return i

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"yunfan.io/engine/pki"
 	"yunfan.io/engine/sandbox"
@@ -35,6 +36,7 @@ type Config struct {
 	Programs topology.Programs
 	Plan     topology.Plan
 	Cluster  *topology.ClusterState
+	Lifetime time.Duration // of certificates made from now on; 0 is the default
 }
 
 // Endpoint is the URL of the API server.
@@ -42,9 +44,11 @@ func (c Config) Endpoint() string {
 	return c.Plan.Endpoint(c.Cluster.Slot)
 }
 
-func (c Config) store() pki.Store { return pki.Store{Dir: c.Paths.PKI(c.Cluster.Name)} }
+func (c Config) store() pki.Store {
+	return pki.Store{Dir: c.Paths.PKI(c.Cluster.Name), Lifetime: c.Lifetime, Parent: c.Paths.Authority()}
+}
 
-// Prepare makes certificates and kubeconfigs that are missing.
+// Prepare makes certificates that are missing, renews those that are due, and writes kubeconfigs.
 func (c Config) Prepare() error {
 	s, ip := c.store(), c.Plan.ControlPlane(c.Cluster.Slot).String()
 	err := errors.Join(
@@ -81,6 +85,9 @@ func (c Config) Prepare() error {
 		return fmt.Errorf("making the etcd directory: %w", err)
 	}
 	if err := c.prepareSecurity(); err != nil {
+		return err
+	}
+	if err := s.KubeconfigOfFiles(c.kubeconfig("admin"), c.Cluster.Name, c.Endpoint(), "admin"); err != nil {
 		return err
 	}
 	return s.Kubeconfig(c.Paths.Kubeconfig(c.Cluster.Name), c.Cluster.Name, c.Endpoint(), "admin")

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ type cluster struct {
 	stop       context.CancelFunc // ends equip
 
 	mu      sync.Mutex
+	read    time.Time // when the kubeconfig was written that client and rest use: it changes with its certificate
 	client  *dynamic.DynamicClient
 	rest    *rest.RESTClient
 	objects []*unstructured.Unstructured // addons, once applied
@@ -41,11 +43,15 @@ func (c *cluster) wasReady() bool {
 	return c.ready
 }
 
-// connect makes clients on first use: the kubeconfig is written when the control plane is prepared.
+// connect makes clients on first use, and when the kubeconfig has changed: it is written when the control plane is prepared.
 func (c *cluster) connect() (*dynamic.DynamicClient, *rest.RESTClient, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.client != nil {
+	info, err := os.Stat(c.kubeconfig)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading kubeconfig: %w", err)
+	}
+	if c.client != nil && info.ModTime().Equal(c.read) {
 		return c.client, c.rest, nil
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
@@ -64,7 +70,7 @@ func (c *cluster) connect() (*dynamic.DynamicClient, *rest.RESTClient, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("connecting: %w", err)
 	}
-	c.client, c.rest = client, raw
+	c.client, c.rest, c.read = client, raw, info.ModTime()
 	return client, raw, nil
 }
 

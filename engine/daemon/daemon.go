@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,8 +44,9 @@ type Daemon struct {
 	machine  node.Machine
 	cgroups  cgroup.Hierarchies
 
-	log *slog.Logger
-	wg  sync.WaitGroup // of everything that runs until the daemon quits
+	log  *slog.Logger
+	life atomic.Int64   // nanoseconds, see lifetime
+	wg   sync.WaitGroup // of everything that runs until the daemon quits
 
 	change   sync.Mutex // held while topology or drills change, one command at a time
 	mu       sync.Mutex // guards what follows, held briefly
@@ -130,7 +132,11 @@ func (d *Daemon) begin(ctx context.Context) error {
 		return err
 	}
 	d.net = network.Net{Plan: d.state.Plan()}
-	return d.reconcile(ctx)
+	if err := d.reconcile(ctx); err != nil {
+		return err
+	}
+	d.wg.Go(func() { d.renewCertificates(ctx) })
+	return nil
 }
 
 // register takes the instance's range of addresses, or the first free one for a new instance.
@@ -179,6 +185,11 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	life, err := t.Lifetime()
+	if err != nil {
+		return err
+	}
+	d.life.Store(int64(life))
 	d.mu.Lock()
 	d.topology = t
 	changed, err := d.state.Merge(t)
@@ -265,7 +276,7 @@ func (d *Daemon) equip(ctx context.Context, c *topology.ClusterState, cl *cluste
 }
 
 func (d *Daemon) controlPlane(c *topology.ClusterState) controlplane.Config {
-	return controlplane.Config{Paths: d.paths, Programs: d.programs, Plan: d.state.Plan(), Cluster: c}
+	return controlplane.Config{Paths: d.paths, Programs: d.programs, Plan: d.state.Plan(), Cluster: c, Lifetime: d.lifetime()}
 }
 
 func (d *Daemon) nodeSpec(c *topology.ClusterState, n *topology.NodeState) (*sandbox.Spec, error) {
@@ -281,7 +292,7 @@ func (d *Daemon) nodeSpec(c *topology.ClusterState, n *topology.NodeState) (*san
 		return nil, err
 	}
 	config := node.Config{Paths: d.paths, Programs: d.programs, Plan: d.state.Plan(), Cluster: c, Node: n,
-		Reserved: reserved, DNS: t.DNS, Egress: t.Egress}
+		Reserved: reserved, DNS: t.DNS, Egress: t.Egress, Lifetime: d.lifetime()}
 	for set := range d.cgroups.V1 {
 		config.CgroupV1 = append(config.CgroupV1, set)
 	}

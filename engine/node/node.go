@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"yunfan.io/engine/network"
 	"yunfan.io/engine/pki"
@@ -45,15 +46,19 @@ type Config struct {
 	DNS      []string // servers for names outside the cluster
 	Egress   bool
 	CgroupV1 []string
+	Lifetime time.Duration // of certificates made from now on; 0 is the default
 }
 
-func (c Config) store() pki.Store { return pki.Store{Dir: c.Paths.PKI(c.Cluster.Name)} }
-func (c Config) dir() string      { return c.Paths.Node(c.Cluster.Name, c.Node.Name) }
+func (c Config) store() pki.Store {
+	return pki.Store{Dir: c.Paths.PKI(c.Cluster.Name), Lifetime: c.Lifetime}
+}
+
+func (c Config) dir() string { return c.Paths.Node(c.Cluster.Name, c.Node.Name) }
 func (c Config) file(name string) string {
 	return filepath.Join(c.dir(), "etc", name)
 }
 
-// Prepare makes certificates that are missing and writes all configuration anew.
+// Prepare makes certificates that are missing, renews those that are due, and writes all configuration anew.
 func (c Config) Prepare() error {
 	s, ip := c.store(), c.Plan.Node(c.Cluster.Slot, c.Node.Index).String()
 	user, serving := "kubelet-"+c.Node.Name, "kubelet-"+c.Node.Name+"-serving"

@@ -20,14 +20,25 @@ func (s Store) Kubeconfig(path, cluster, server, client string) error {
 		}
 		content[i] = data
 	}
-	user := cluster + "-" + client
-	config := api.Config{
-		Clusters:       map[string]*api.Cluster{cluster: {Server: server, CertificateAuthorityData: content[0]}},
-		AuthInfos:      map[string]*api.AuthInfo{user: {ClientCertificateData: content[1], ClientKeyData: content[2]}},
-		Contexts:       map[string]*api.Context{cluster: {Cluster: cluster, AuthInfo: user}},
-		CurrentContext: cluster,
-	}
-	data, err := clientcmd.Write(config)
+	return write(path, cluster, client, api.Cluster{Server: server, CertificateAuthorityData: content[0]},
+		api.AuthInfo{ClientCertificateData: content[1], ClientKeyData: content[2]})
+}
+
+// KubeconfigOfFiles is Kubeconfig for programs of this machine that run for long: it names the files, and clients take
+// notice when they change.
+func (s Store) KubeconfigOfFiles(path, cluster, server, client string) error {
+	return write(path, cluster, client, api.Cluster{Server: server, CertificateAuthority: s.Cert("ca")},
+		api.AuthInfo{ClientCertificate: s.Cert(client), ClientKey: s.Key(client)})
+}
+
+func write(path, name, client string, cluster api.Cluster, user api.AuthInfo) error {
+	who := name + "-" + client
+	data, err := clientcmd.Write(api.Config{
+		Clusters:       map[string]*api.Cluster{name: &cluster},
+		AuthInfos:      map[string]*api.AuthInfo{who: &user},
+		Contexts:       map[string]*api.Context{name: {Cluster: name, AuthInfo: who}},
+		CurrentContext: name,
+	})
 	if err != nil {
 		return fmt.Errorf("writing kubeconfig %s: %w", path, err)
 	}

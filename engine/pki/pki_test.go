@@ -18,7 +18,7 @@ import (
 // TestHandshake lets a server and a client of one authority meet by way of a kubeconfig, and refuses the client of
 // another authority.
 func TestHandshake(t *testing.T) {
-	s, other := Store{filepath.Join(t.TempDir(), "pki")}, Store{t.TempDir()}
+	s, other := Store{Dir: filepath.Join(t.TempDir(), "pki")}, Store{Dir: t.TempDir()}
 	must(t, s.CA("ca", "test"))
 	must(t, s.Sign(Request{Name: "server", CA: "ca", CommonName: "server", IPs: []string{"127.0.0.1"}, ServerOnly: true}))
 	must(t, s.Sign(Request{Name: "admin", CA: "ca", CommonName: "li", Organization: []string{"staff"}}))
@@ -65,7 +65,7 @@ func TestHandshake(t *testing.T) {
 }
 
 func TestFilesAreKeptAndPrivate(t *testing.T) {
-	s := Store{filepath.Join(t.TempDir(), "pki")}
+	s := Store{Dir: filepath.Join(t.TempDir(), "pki")}
 	makeAll := func() {
 		must(t, s.CA("ca", "test"))
 		must(t, s.KeyPair("sa"))

@@ -28,11 +28,17 @@ func (p Paths) Kubeconfig(cluster string) string {
 	return filepath.Join(p.Data, "kubeconfig", cluster+".kubeconfig")
 }
 
+// Clusters holds a folder per cluster.
+func (p Paths) Clusters() string { return filepath.Join(p.Data, "clusters") }
+
 // Cluster holds everything of a cluster.
-func (p Paths) Cluster(name string) string { return filepath.Join(p.Data, "clusters", name) }
+func (p Paths) Cluster(name string) string { return filepath.Join(p.Clusters(), name) }
 
 // PKI holds a cluster's certificates and internal kubeconfigs.
 func (p Paths) PKI(cluster string) string { return filepath.Join(p.Cluster(cluster), "pki") }
+
+// Authority is where an enterprise's own authority, ca.crt and ca.key, is put before the first `up`.
+func (p Paths) Authority() string { return filepath.Join(p.Data, "authority") }
 
 // ControlPlane is the directory of the control plane unit.
 func (p Paths) ControlPlane(cluster string) string {

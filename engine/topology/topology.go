@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
@@ -33,9 +34,11 @@ type Topology struct {
 	// Egress lets pods reach networks beyond this machine through its own address (NAT). Off by default.
 	Egress bool `json:"egress,omitempty"`
 	// DNS are servers for names outside the cluster domain; without any, such names do not exist.
-	DNS      []string  `json:"dns,omitempty"`
-	Clusters []Cluster `json:"clusters"`
-	Services []Service `json:"services,omitempty"`
+	DNS []string `json:"dns,omitempty"`
+	// CertificateLifetime is how long certificates are valid that are made from now on, such as 2160h; a year if empty.
+	CertificateLifetime string    `json:"certificateLifetime,omitempty"`
+	Clusters            []Cluster `json:"clusters"`
+	Services            []Service `json:"services,omitempty"`
 }
 
 // Cluster is one Kubernetes cluster; without nodes it is a control plane only (a hub).
@@ -102,6 +105,9 @@ func (t *Topology) Validate() error {
 		}
 		seen[c.Name] = true
 	}
+	if _, err := t.Lifetime(); err != nil {
+		errs = append(errs, err)
+	}
 	names := map[string]bool{}
 	for _, s := range t.Services {
 		errs = append(errs, CheckName("service", s.Name))
@@ -135,6 +141,21 @@ func (c Cluster) check() error {
 	}
 	return nil
 }
+
+// Lifetime is CertificateLifetime as a duration, 0 if it is empty.
+func (t *Topology) Lifetime() (time.Duration, error) {
+	if t.CertificateLifetime == "" {
+		return 0, nil
+	}
+	life, err := time.ParseDuration(t.CertificateLifetime)
+	if err != nil || life < time.Minute || life > MaxLifetime {
+		return 0, fmt.Errorf("certificateLifetime %q: give a duration between 1m and %s, such as 2160h", t.CertificateLifetime, MaxLifetime)
+	}
+	return life, nil
+}
+
+// MaxLifetime is that of the authorities.
+const MaxLifetime = 10 * 365 * 24 * time.Hour
 
 // Cluster finds a cluster by name.
 func (t *Topology) Cluster(name string) *Cluster {

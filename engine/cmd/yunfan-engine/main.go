@@ -44,7 +44,7 @@ func root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&dataDir, "data-dir", "/var/lib/yunfan/default", "directory of everything the instance keeps")
-	cmd.AddCommand(up(paths), down(paths), status(paths), nodeCommand(paths), clusterCommand(paths), rotateKey(paths), daemonCommand(paths), importImages())
+	cmd.AddCommand(up(paths), down(paths), status(paths), nodeCommand(paths), clusterCommand(paths), rotateKey(paths), certificates(paths), daemonCommand(paths), importImages())
 	for verb, help := range map[string]string{
 		"stop":    "End a cluster, node or process as a power failure would, until start",
 		"start":   "Start what was stopped",
