@@ -47,6 +47,7 @@ all of them answer requests, one of them runs the controllers. In a pod of the h
 	flags.StringVar(&o.Listen, "listen", "127.0.0.1:8443", "address of the HTTPS API, HOST:PORT")
 	flags.StringVar(&o.Advertise, "advertise", "", "URL under which users and the hub reach --listen; the hub gets webhooks only if it is given")
 	flags.StringVar(&o.HealthListen, "health-listen", "", "address for /healthz and /readyz over plain HTTP, HOST:PORT (default: only on --listen)")
+	flags.StringVar(&o.Records, "records", "sqlite:///var/lib/yunfan/records.db", "database for audit, usage and finished runs: sqlite:///FILE, or postgres://USER:PASSWORD@HOST:PORT/NAME, which several servers need")
 	flags.BoolVar(&o.LeaderElection, "leader-election", true, "let several servers run side by side")
 	flags.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd

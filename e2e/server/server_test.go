@@ -56,7 +56,8 @@ type foreign struct {
 func (f *foreign) start(t *testing.T) {
 	t.Helper()
 	f.log = &bytes.Buffer{}
-	f.server = exec.Command(program(t), "server", "--kubeconfig", f.hubKubeconfig, "--listen", f.listen)
+	f.server = exec.Command(program(t), "server", "--kubeconfig", f.hubKubeconfig, "--listen", f.listen,
+		"--records", "sqlite://"+filepath.Join(filepath.Dir(f.hubKubeconfig), "records.db"))
 	f.server.Stderr = f.log
 	if err := f.server.Start(); err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 	"yunfan.io/yunfan/internal/nodeport"
 	"yunfan.io/yunfan/internal/partition"
 	"yunfan.io/yunfan/internal/proxy"
+	"yunfan.io/yunfan/internal/record"
 	"yunfan.io/yunfan/internal/rest"
 	"yunfan.io/yunfan/internal/tenant"
 )
@@ -40,6 +41,8 @@ type Options struct {
 	URL *url.URL
 	// Namespace is where the platform keeps its own objects on the hub.
 	Namespace string
+	// Records is where rows beside the hub are kept; nil only in tests without them.
+	Records *record.Database
 }
 
 // Add registers every capability's controllers and webhooks with the manager and gives their parts of the server.

@@ -51,6 +51,7 @@ type Status struct {
 type Cluster struct {
 	Name       string `json:"name"`
 	Endpoint   string `json:"endpoint"`
+	PodCIDR    string `json:"podCIDR"`
 	Kubeconfig string `json:"kubeconfig"`
 	State      string `json:"state"`
 	Nodes      []Node `json:"nodes"`
@@ -214,6 +215,7 @@ func services(self string) []any {
 			"command": []any{
 				self, "server", "--kubeconfig", "${data}/kubeconfig/hub.kubeconfig", "--listen", "${gateway}:8443",
 				"--advertise", "https://${gateway}:8443", "--health-listen", "${gateway}:8081",
+				"--records", "sqlite://${data}/records/records.db",
 			},
 			"needs": []any{hubCluster},
 			"ready": "http://${gateway}:8081/readyz",

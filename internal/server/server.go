@@ -56,6 +56,8 @@ type Options struct {
 	HealthListen string
 	// LeaderElection lets several replicas run side by side.
 	LeaderElection bool
+	// Records is the URL of the database for rows beside the hub; none in tests that need none.
+	Records string
 	// Assembly is what capabilities are told of the server.
 	Assembly assembly.Options
 	// Capabilities registers what the server consists of with the manager, and gives its parts; assembly.Add if nil.
@@ -72,7 +74,7 @@ func Scheme() (*runtime.Scheme, error) {
 }
 
 // Run serves until ctx ends; the error says why it ended otherwise.
-func Run(ctx context.Context, o Options) error {
+func Run(ctx context.Context, o Options) (err error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Listen)
 	if err != nil {
 		return fmt.Errorf("listening on %s: %w", o.Listen, err)
@@ -102,6 +104,12 @@ func Run(ctx context.Context, o Options) error {
 	add := o.Capabilities
 	if add == nil {
 		add = assembly.Add
+	}
+	if o.Records != "" {
+		if o.Assembly.Records, err = openRecords(ctx, mgr, o.Records, listener.Addr()); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, o.Assembly.Records.Close()) }()
 	}
 	o.Assembly.URL, o.Assembly.Namespace = address, Namespace
 	parts, err := add(mgr, frame.authorizer, o.Assembly)
