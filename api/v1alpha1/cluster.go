@@ -49,6 +49,14 @@ type ClusterSpec struct {
 	// +optional
 	// +kubebuilder:default=Off
 	PortReport PortReport `json:"portReport,omitempty"`
+	// PodCIDRs are the ranges that pods have their addresses from; those that nodes tell if empty. Published services
+	// are opened to everything else.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=20
+	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="write a range like 10.244.0.0/16"
+	PodCIDRs []string `json:"podCIDRs,omitempty"`
 	// ExternalIPs are the addresses, as ranges like 203.0.113.16/28, that services of partitions may be published on.
 	// Services that ask for another are refused.
 	// +optional
@@ -160,7 +168,7 @@ type ClusterNetwork struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Nodes []string `json:"nodes,omitempty"`
-	// Pods are the ranges of pods' addresses; empty if nodes do not tell.
+	// Pods are the ranges of pods' addresses; empty if neither spec.podCIDRs nor nodes tell.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64

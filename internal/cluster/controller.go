@@ -57,11 +57,13 @@ type Controller struct {
 
 	mu      sync.Mutex
 	secrets map[string]string // version of the Secret that the connection of each cluster was made from
+	// apiServers of each cluster, read now and then
+	apiServers map[string]servers
 }
 
 // New makes the controller. It connects and admits clusters in members.
 func New(members *member.Set, cleaners ...Cleaner) *Controller {
-	return &Controller{members: members, cleaners: cleaners, secrets: map[string]string{}}
+	return &Controller{members: members, cleaners: cleaners, secrets: map[string]string{}, apiServers: map[string]servers{}}
 }
 
 // SetupWithManager registers the controller with the hub's manager.
@@ -97,7 +99,7 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 		return c.remove(ctx, cluster)
 	}
 	result, err := reconcile.Run(ctx, c.client, cluster, v1alpha1.ConditionReady, v1alpha1.ReasonReady,
-		c.hold, c.connect, c.seen, c.identify, c.admit, c.summarise)
+		c.hold, c.connect, c.seen, c.identify, c.admit, c.summarise, c.addresses)
 	if _, admitted := c.members.Member(r.Name); admitted && err == nil && result.IsZero() {
 		result.RequeueAfter = seenInterval
 	}
@@ -114,6 +116,7 @@ func (c *Controller) disconnect(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.secrets, name)
+	delete(c.apiServers, name)
 }
 
 // withSecret finds the clusters whose kubeconfig is in a Secret.

@@ -65,6 +65,7 @@ func join(ctx context.Context, hub client.Client, member Cluster) error {
 		Spec: v1alpha1.ClusterSpec{
 			DisplayName: place.displayName, Remarks: "embedded cluster of this machine",
 			Connection: v1alpha1.ClusterConnection{Mode: v1alpha1.ConnectionDirect, KubeconfigSecretRef: &v1alpha1.SecretReference{Name: secret.Name}},
+			PodCIDRs:   []string{member.PodCIDR},
 		},
 	}
 	if place.region != "" {
