@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -71,6 +72,9 @@ func (c *Controller) SetupWithManager(mgr manager.Manager) error {
 	c.client, c.cache, c.reader = mgr.GetClient(), mgr.GetCache(), mgr.GetAPIReader()
 	c.members.Register(c)
 	inPlatformNamespace := predicate.NewPredicateFuncs(func(o client.Object) bool { return o.GetNamespace() == secretNamespace })
+	if err := (&follower{c, mgr.Elected()}).setupWithManager(mgr, inPlatformNamespace); err != nil {
+		return fmt.Errorf("following the leader: %w", err)
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("cluster").
 		For(&v1alpha1.Cluster{}, builder.WithPredicates(predicate.Or[client.Object](

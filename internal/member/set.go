@@ -16,8 +16,8 @@ import (
 const retryInterval = 5 * time.Second
 
 // Set holds the connections to all members and starts and stops the controllers that run for each of them. A
-// connection goes through three states: connected (probed, not used yet), admitted (the controllers run for it) and
-// retired (the controllers are stopped, the client still works).
+// connection goes through three states: connected (probed, not used yet), admitted (its cache is filled and, while this
+// server leads, the controllers run for it) and retired (the controllers are stopped, the client still works).
 type Set struct {
 	hub         manager.Manager
 	controllers []Controller
@@ -44,12 +44,18 @@ type connection struct {
 // NewSet makes a set whose controllers run until the hub's manager stops.
 func NewSet(hub manager.Manager) (*Set, error) {
 	s := &Set{hub: hub, connections: map[string]*connections{}}
-	return s, hub.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		<-ctx.Done()
-		s.disconnectAll()
-		return nil
-	}))
+	return s, hub.Add(s)
 }
+
+// Start lets go of all members when ctx ends.
+func (s *Set) Start(ctx context.Context) error {
+	<-ctx.Done()
+	s.disconnectAll()
+	return nil
+}
+
+// NeedLeaderElection says that every server has connections.
+func (s *Set) NeedLeaderElection() bool { return false }
 
 // Register adds controllers. They are started, in order, for every member admitted from now on.
 func (s *Set) Register(controllers ...Controller) {
@@ -125,8 +131,8 @@ func (s *Set) Connect(name, fingerprint string, config *rest.Config) (*Member, e
 	return m, nil
 }
 
-// Admit starts the cache and the controllers for the newest connection to a cluster, in place of those for an older
-// one. Once done, or if there is none, it does nothing.
+// Admit starts the cache and, once this server leads, the controllers for the newest connection to a cluster, in place
+// of those for an older one. Once done, or if there is none, it does nothing.
 func (s *Set) Admit(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,6 +156,10 @@ func (s *Set) use(ctx context.Context, m *Member) {
 			logger.Error(err, "The member's cache ended")
 		}
 	}()
+	select {
+	case <-s.hub.Elected():
+	case <-ctx.Done():
+	}
 	for _, c := range s.controllers {
 		for ctx.Err() == nil {
 			err := c.StartForMember(ctx, s.hub, m)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -65,12 +66,17 @@ func Namespace(t testing.TB, c client.Client) string {
 // StartManager runs a manager of the hub until the test ends; setup registers controllers with it before.
 func StartManager(t testing.TB, hub *Hub, setup ...func(manager.Manager) error) manager.Manager {
 	t.Helper()
+	return StartManagerWith(t, hub, manager.Options{}, setup...)
+}
+
+// StartManagerWith is StartManager with options, such as those of leader election.
+func StartManagerWith(t testing.TB, hub *Hub, options manager.Options, setup ...func(manager.Manager) error) manager.Manager {
+	t.Helper()
 	skip := true
-	mgr, err := ctrl.NewManager(rest.CopyConfig(hub.Config), manager.Options{
-		Scheme:     hub.Scheme,
-		Metrics:    metricsserver.Options{BindAddress: "0"},
-		Controller: config.Controller{SkipNameValidation: &skip},
-	})
+	options.Scheme = hub.Scheme
+	options.Metrics = metricsserver.Options{BindAddress: "0"}
+	options.Controller = config.Controller{SkipNameValidation: &skip}
+	mgr, err := ctrl.NewManager(rest.CopyConfig(hub.Config), options)
 	if err != nil {
 		t.Fatalf("making a manager: %v", err)
 	}
@@ -92,6 +98,26 @@ func StartManager(t testing.TB, hub *Hub, setup ...func(manager.Manager) error) 
 		t.Fatal("the manager's cache was not filled")
 	}
 	return mgr
+}
+
+// Lead lets another server be the leader, by the Lease of the name given in PlatformNamespace, until the function that it
+// gives is called or the test ends.
+func (h *Hub) Lead(t testing.TB, lease string) (yield func()) {
+	t.Helper()
+	const long = 3600
+	other, duration, now := "another-server", int32(long), metav1.NowMicro()
+	held := &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Namespace: PlatformNamespace, Name: lease},
+		Spec: coordinationv1.LeaseSpec{
+			HolderIdentity: &other, LeaseDurationSeconds: &duration, AcquireTime: &now, RenewTime: &now,
+		},
+	}
+	if err := h.Client.Create(t.Context(), held); err != nil {
+		t.Fatalf("taking the lead: %v", err)
+	}
+	yield = func() { _ = h.Client.Delete(context.Background(), held) }
+	t.Cleanup(yield)
+	return yield
 }
 
 // Kubeconfig gives a kubeconfig for the member, with everything inside it. Through names another address, such as a
