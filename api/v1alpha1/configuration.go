@@ -1,6 +1,12 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"crypto/rand"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // Configuration is a set of files or values that applications use as ConfigMap or Secret. Each change makes a new
 // immutable version; a running application keeps the version of its revision.
@@ -23,14 +29,26 @@ type Configuration struct {
 	Status ConfigurationStatus `json:"status,omitempty"`
 }
 
-// ConfigurationSpec holds the files or values.
+// ConfigurationSpec holds the files, or the names of the values of a Secret.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type != 'Secret' || self.files.all(name, self.files[name].size() == 0)",message="values of a Secret never pass through an object that others may read: write them with 'yunfan secret set' or PUT /api/v1/tenants/TENANT/secrets/NAME, and name them here with empty strings"
+// +kubebuilder:validation:XValidation:rule="has(self.type) && self.type == 'Secret' || !has(self.secretType) && !has(self.stored)",message="secretType and stored are for type Secret only"
 type ConfigurationSpec struct {
-	// Type of the object that pods see. Values of a Secret are write-only: once stored they are shown as an empty
-	// string, and an empty string keeps what is stored.
+	// Type of the object that pods see. Values of a Secret are write-only: they are written through the platform's API,
+	// and files has their names with empty strings.
 	// +optional
 	// +kubebuilder:default=ConfigMap
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="type cannot be changed: make a new configuration"
 	Type ConfigurationType `json:"type,omitempty"`
+	// SecretType is the Kubernetes type of a Secret; Opaque if empty.
+	// +optional
+	// +kubebuilder:validation:Enum=Opaque;kubernetes.io/dockerconfigjson;kubernetes.io/tls
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="secretType cannot be changed: make a new configuration"
+	SecretType corev1.SecretType `json:"secretType,omitempty"`
+	// Stored names the version that holds the values of a Secret that were written last. The platform's API sets it.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]{1,20}$`
+	Stored string `json:"stored,omitempty"`
 	// Files by name; as environment the names are the variables' names. All together at most 1 MiB.
 	// +required
 	// +kubebuilder:validation:MinProperties=1
@@ -80,6 +98,9 @@ type ConfigurationStatus struct {
 	// <name>-<version> holds it.
 	// +optional
 	Version string `json:"version,omitempty"`
+	// Stored is the spec's, once it was taken up.
+	// +optional
+	Stored string `json:"stored,omitempty"`
 	// Versions, newest first: 20, and older ones that a revision uses. A version that is taken up again is the newest.
 	// +optional
 	// +listType=map
@@ -100,6 +121,24 @@ type ConfigurationVersion struct {
 	// CreatedAt is when it was stored.
 	// +required
 	CreatedAt metav1.Time `json:"createdAt"`
+}
+
+// WriteSecret makes c name values, and gives the immutable object that holds them. It is created before c is written: an
+// object that no configuration takes up is deleted after a while.
+func (c *Configuration) WriteSecret(kind corev1.SecretType, values map[string][]byte) *corev1.Secret {
+	const length = 10
+	// A random word: a hash of the values would let everybody who sees it try out values.
+	c.Spec.Type, c.Spec.SecretType, c.Spec.Stored = ConfigurationSecret, kind, strings.ToLower(rand.Text())[:length]
+	c.Spec.Files = map[string]string{}
+	for name := range values {
+		c.Spec.Files[name] = ""
+	}
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: c.Namespace, Name: VersionObjectName(c.Name, c.Spec.Stored), Labels: map[string]string{LabelConfiguration: c.Name},
+		},
+		Type: kind, Immutable: new(true), Data: values,
+	}
 }
 
 // ConfigurationList is a list of Configurations.
