@@ -10,7 +10,7 @@ export KUBEBUILDER_ASSETS = $(CURDIR)/bin/engine
 
 # Modules with code of ours. The others below engine/ are a main function around one upstream program each, and linting them
 # would mean compiling that program once more.
-GO_MODULES := . engine engine/volumes
+GO_MODULES := . engine engine/policy engine/volumes
 GOLANGCI   := bin/tools/golangci-lint
 YUNFAN_GO  := $(shell find cmd internal api -name '*.go' -not -name '*_test.go' 2>/dev/null) $(wildcard api/crds/*.yaml) go.mod go.sum
 # What Debian must have: a compiler and libseccomp for runc, nft for the nodes' networks, debootstrap for images,

@@ -11,11 +11,12 @@ E           := bin/engine
 IMAGE_FILES := bin/images/.files
 GO_STATIC   := CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false
 
-ENGINE_NESTED   := coredns etcd kubernetes metricsserver runtime volumes
+ENGINE_NESTED   := coredns etcd kubernetes metricsserver policy runtime volumes
 ENGINE_SOURCES  := $(filter-out engine/engine.mk %_test.go $(ENGINE_NESTED:%=engine/%/%),$(shell find engine -type f -not -path '*/testdata/*'))
 CONTAINERD      := $(addprefix $(E)/,containerd containerd-shim-runc-v2 ctr)
 CNI_PLUGINS     := $(addprefix $(E)/cni/,bridge host-local loopback portmap ptp)
-ENGINE_PROGRAMS := $(addprefix $(E)/,yunfan-engine yunfan-kubernetes kubectl etcd runc) $(CONTAINERD) $(CNI_PLUGINS)
+POLICY          := $(addprefix $(E)/,yunfan-policy cni/yunfan-policy)
+ENGINE_PROGRAMS := $(addprefix $(E)/,yunfan-engine yunfan-kubernetes kubectl etcd runc) $(CONTAINERD) $(CNI_PLUGINS) $(POLICY)
 ENGINE_IMAGES   := $(addprefix bin/images/,pause.tar coredns.tar metrics-server.tar volume-provisioner.tar)
 
 .PHONY: engine engine-images engine-test
@@ -24,6 +25,7 @@ engine-images: $(ENGINE_IMAGES)
 engine-test: engine
 	cd engine && go test ./...
 	cd engine/volumes && go test ./...
+	cd engine/policy && go test ./...
 	cd engine && YUNFAN_ENGINE_BIN=$(abspath $(E)/yunfan-engine) go test -tags e2e -count=1 -timeout 20m .
 
 # say NAME: one line of progress.
@@ -70,6 +72,11 @@ $(CNI_PLUGINS) &: $(call go-mod,runtime)
 	$(call say,CNI plugins)
 	@cd engine/runtime && $(GO_STATIC) -ldflags "-s -w" -o ../../$(E)/cni/ \
 	  $(addprefix $(CNI_MODULE)/,main/bridge main/loopback main/ptp meta/portmap ipam/host-local)
+
+# The enforcer of network policies and the CNI plugin that waits for it.
+$(POLICY) &: $(call go-mod,policy) $(filter-out %_test.go,$(shell find engine/policy -name '*.go'))
+	$(call say,yunfan-policy)
+	@cd engine/policy && $(GO_STATIC) -ldflags "-s -w" -o ../../$(E)/yunfan-policy . && $(GO_STATIC) -ldflags "-s -w" -o ../../$(E)/cni/yunfan-policy ./cni
 
 $(IMAGE_FILES)/pause: engine/go.mod engine/pause/main.go
 	$(call say,pause)

@@ -68,6 +68,7 @@ func (c Config) Prepare() error {
 		{Name: "controller-manager", CA: "ca", CommonName: "system:kube-controller-manager", IPs: local, Server: true},
 		{Name: "scheduler", CA: "ca", CommonName: "system:kube-scheduler", IPs: local, Server: true},
 		{Name: "kube-proxy", CA: "ca", CommonName: "system:kube-proxy"},
+		{Name: "network-policy", CA: "ca", CommonName: "system:network-policy"},
 		{Name: "metrics-server", CA: "ca", CommonName: "metrics-server", ServerOnly: true, DNS: []string{"metrics-server.kube-system.svc"}},
 		{Name: "admin", CA: "ca", CommonName: "yunfan-admin", Organization: []string{"system:masters"}},
 	}

@@ -80,7 +80,8 @@ func Gather(ctx context.Context, programs topology.Programs, dataDir string) (Fa
 	}
 	f.FreeDisk = disk.Bavail * uint64(disk.Bsize)
 	for _, p := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
-		"containerd", "containerd-shim-runc-v2", "runc", "ctr", "cni/ptp", "cni/host-local", "cni/loopback", "cni/portmap"} {
+		"containerd", "containerd-shim-runc-v2", "runc", "ctr", "cni/ptp", "cni/host-local", "cni/loopback", "cni/portmap",
+		"yunfan-policy", "cni/yunfan-policy"} {
 		if _, err := os.Stat(programs.Path(p)); err != nil {
 			f.Missing = append(f.Missing, p)
 		}

@@ -23,6 +23,7 @@ const (
 	Images     = "images" // imports system images, then ends
 	Kubelet    = "kubelet"
 	KubeProxy  = "kube-proxy"
+	Policy     = "yunfan-policy" // puts network policies in force
 )
 
 // RegistryHost is the name under which nodes know the instance's registry; RegistryPort is where it listens on the
@@ -66,7 +67,8 @@ func (c Config) Prepare() error {
 		s.Sign(pki.Request{Name: user, CA: "ca", CommonName: "system:node:" + c.Node.Name, Organization: []string{"system:nodes"}}),
 		s.Sign(pki.Request{Name: serving, CA: "ca", CommonName: "system:node:" + c.Node.Name, DNS: []string{c.Node.Name}, IPs: []string{ip}, ServerOnly: true}),
 		s.Kubeconfig(c.file("kubelet.kubeconfig"), c.Cluster.Name, c.Plan.Endpoint(c.Cluster.Slot), user),
-		s.Kubeconfig(c.file("kube-proxy.kubeconfig"), c.Cluster.Name, c.Plan.Endpoint(c.Cluster.Slot), "kube-proxy"))
+		s.Kubeconfig(c.file("kube-proxy.kubeconfig"), c.Cluster.Name, c.Plan.Endpoint(c.Cluster.Slot), "kube-proxy"),
+		s.Kubeconfig(c.file("policy.kubeconfig"), c.Cluster.Name, c.Plan.Endpoint(c.Cluster.Slot), "network-policy"))
 	if err != nil {
 		return fmt.Errorf("preparing node %s: %w", c.Node.Name, err)
 	}
@@ -97,7 +99,11 @@ func (c Config) Spec() *sandbox.Spec {
 			Ready: supervisor.Probe{URL: "unix:///run/containerd/containerd.sock"}},
 		{Name: Images, Once: true, Needs: []string{Containerd},
 			Command: []string{p.Path("yunfan-engine"), "import-images", "--images=" + p.Images(), "--record=" + filepath.Join(dir, "images.json")}},
-		{Name: Kubelet, Needs: []string{Images}, Gate: api, Ready: supervisor.Probe{URL: "http://127.0.0.1:10248/healthz"},
+		{Name: Policy, Gate: api, Ready: supervisor.Probe{URL: "unix:///run/yunfan-policy/policy.sock"},
+			Command: []string{p.Path(Policy), "--node=" + c.Node.Name, "--pods=" + c.Plan.NodePods(c.Cluster.Slot, c.Node.Index).String(),
+				"--kubeconfig=" + c.file("policy.kubeconfig")},
+			Env: []string{"GOMEMLIMIT=24MiB", "GOGC=50"}},
+		{Name: Kubelet, Needs: []string{Images, Policy}, Gate: api, Ready: supervisor.Probe{URL: "http://127.0.0.1:10248/healthz"},
 			Command: []string{p.Path(Kubelet), "--config=" + c.file("kubelet.yaml"), "--kubeconfig=" + c.file("kubelet.kubeconfig"),
 				"--hostname-override=" + c.Node.Name, "--node-ip=" + c.Plan.Node(c.Cluster.Slot, c.Node.Index).String()}},
 		{Name: KubeProxy, Gate: api, Command: []string{p.Path(KubeProxy), "--config=" + c.file("kube-proxy.yaml")},
@@ -156,12 +162,13 @@ disabled_plugins = ["io.containerd.snapshotter.v1.blockfile", "io.containerd.sna
 }
 
 // cni routes every pod by its own point-to-point link, so that rules for forwarded packets see traffic between pods
-// of one node too.
+// of one node too. The last plugin waits until the pod's network policies are in force.
 func (c Config) cni() string {
 	return fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "yunfan", "plugins": [
   {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "/run/cni-ipam",
     "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "portmap", "capabilities": {"portMappings": true}, "backend": "nftables"}]}
+  {"type": "portmap", "capabilities": {"portMappings": true}, "backend": "nftables"},
+  {"type": "yunfan-policy"}]}
 `, c.Plan.NodePods(c.Cluster.Slot, c.Node.Index))
 }
 

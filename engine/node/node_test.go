@@ -49,6 +49,9 @@ func TestPrepare(t *testing.T) {
 	if err := s.Sign(pki.Request{Name: "kube-proxy", CA: "ca", CommonName: "system:kube-proxy"}); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Sign(pki.Request{Name: "network-policy", CA: "ca", CommonName: "system:network-policy"}); err != nil {
+		t.Fatal(err)
+	}
 	config := Config{Paths: paths, Programs: topology.Programs{Dir: "/opt/x"}, Cluster: c, Node: c.Nodes[0], Reserved: Reserved{"1000m", "1024Ki"}}
 	if err := config.Prepare(); err != nil {
 		t.Fatal(err)
