@@ -57,6 +57,6 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		newStatusCommand(access), newPreviewCommand(access), newLogsCommand(access), newScaleCommand(access),
 		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access))
 	add("look",
-		newGetCommand(access), newNodesCommand(access), newPortsCommand(access))
+		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newNodesCommand(access), newPortsCommand(access))
 	return root
 }

@@ -29,3 +29,15 @@ func newPortsCommand(access *cli.Access) *cobra.Command {
 		"cluster", "namespace", "service", "address", "port", "protocol", "tenant", "application", "component",
 	}}, "ports", "List the node ports in use on all clusters")
 }
+
+func newTenantsCommand(access *cli.Access) *cobra.Command {
+	return view(access, cli.List{Path: "/api/v1/tenants", Columns: []string{
+		"tenant", "displayName", "partitions", "runningPods", "quota", "given", "left", "withinQuota", "ready",
+	}}, "tenants", "List the tenants with their quota, what of it was given to partitions and what is left")
+}
+
+func newPartitionsCommand(access *cli.Access) *cobra.Command {
+	return view(access, cli.List{Path: "/api/v1/partitions", Columns: []string{
+		"tenant", "cluster", "partition", "parent", "namespace", "environment", "hosts", "cpu", "memory", "pods", "gpu", "runningPods", "ready", "reason",
+	}}, "partitions", "List the partitions of all tenants and clusters with their nodes and quota")
+}

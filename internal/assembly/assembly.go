@@ -75,6 +75,8 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, _ Options) (rest.Part
 
 	return rest.Parts{Routes: slices.Concat(
 		(&cluster.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
+		(&tenant.API{Hub: hub, Authorizer: authorizer}).Routes(),
+		(&partition.API{Hub: hub, Authorizer: authorizer}).Routes(),
 		(&application.API{Hub: hub, Authorizer: authorizer, DryRun: dryRun(mgr, members)}).Routes(),
 		(&logs.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		ports.Routes(authorizer),

@@ -73,11 +73,7 @@ func within(_ context.Context, tenant *v1alpha1.Tenant) error {
 func Given(tenant *v1alpha1.Tenant) corev1.ResourceList {
 	sum := corev1.ResourceList{}
 	for _, given := range tenant.Status.Allocated {
-		for name, q := range v1alpha1.NormalizedQuota(given.Quota) {
-			total := sum[name].DeepCopy()
-			total.Add(q)
-			sum[name] = total
-		}
+		v1alpha1.AddQuota(sum, given.Quota)
 	}
 	return sum
 }
