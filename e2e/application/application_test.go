@@ -93,7 +93,7 @@ func endpoints(j *journey.Journey, cluster, namespace, service string) int {
 func TestTPL02VersionsAndRollback(t *testing.T) {
 	t.Parallel()
 	j := journey.Begin(t)
-	j.Partition("bj", journey.Beijing)
+	j.Partition("bj", journey.Beijing, journey.Public)
 	port := journey.Port()
 	a := j.Application("web", journey.In("bj"), journey.Echo("web", journey.Env("ECHO_VERSION", "v1"), journey.Readiness("/healthz"), journey.NodePort(port)))
 	j.Ready(a)

@@ -49,7 +49,7 @@ func TestTPL03EveryKindOfWorkload(t *testing.T) {
 func TestTPL04PortsAndResources(t *testing.T) {
 	t.Parallel()
 	j := journey.Begin(t)
-	j.Partition("bj", journey.Beijing)
+	j.Partition("bj", journey.Beijing, journey.Public)
 	port := journey.Port()
 	a := j.Application("web", journey.In("bj"), journey.Echo("web", journey.NodePort(port), journey.Resources("100m", "64Mi"), journey.Readiness("/healthz")))
 	j.Ready(a)
@@ -92,7 +92,7 @@ func TestTPL06EnvironmentCommandAndPreStop(t *testing.T) {
 func TestTPL07Probes(t *testing.T) {
 	t.Parallel()
 	j := journey.Begin(t)
-	j.Partition("bj", journey.Beijing)
+	j.Partition("bj", journey.Beijing, journey.Public)
 	const image = "registry.yunfan.internal/examples/score-record:v1"
 	port, namespace := journey.Port(), j.Tenant+"-bj"
 	probed := func(c *v1alpha1.Component, main *corev1.Container) {

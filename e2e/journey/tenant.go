@@ -33,6 +33,10 @@ func (j *Journey) Partition(name, cluster string, change ...func(*v1alpha1.Parti
 	return p
 }
 
+// Public opens a partition to everybody: by default, whoever is not of the tenant does not reach its pods, and neither
+// does the machine that the journeys run on.
+func Public(s *v1alpha1.PartitionSpec) { s.Isolation.Ingress = v1alpha1.IsolationAll }
+
 // Application creates an application with a placement.
 func (j *Journey) Application(name string, placement v1alpha1.Placement, components ...v1alpha1.Component) *v1alpha1.Application {
 	j.Helper()
