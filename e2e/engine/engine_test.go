@@ -68,7 +68,7 @@ func TestNET01FlatNetwork(t *testing.T) {
 func TestNET11SessionAffinity(t *testing.T) {
 	t.Parallel()
 	j := journey.Begin(t)
-	j.Partition("bj", journey.Beijing)
+	j.Partition("bj", journey.Beijing, journey.Public)
 	sticky, even := journey.Port(), journey.Port()
 	a := j.Application("web", journey.In("bj"),
 		journey.Echo("sticky", journey.Replicas(3), journey.Readiness("/healthz"), journey.NodePort(sticky), func(c *v1alpha1.Component, _ *corev1.Container) {
