@@ -123,19 +123,19 @@ type ConfigurationVersion struct {
 	CreatedAt metav1.Time `json:"createdAt"`
 }
 
-// WriteSecret makes c name values, and gives the immutable object that holds them. It is created before c is written: an
+// WriteSecret makes the configuration name values, and gives the immutable object that holds them. It is created before the configuration is written: an
 // object that no configuration takes up is deleted after a while.
-func (c *Configuration) WriteSecret(kind corev1.SecretType, values map[string][]byte) *corev1.Secret {
+func (o *Configuration) WriteSecret(kind corev1.SecretType, values map[string][]byte) *corev1.Secret {
 	const length = 10
 	// A random word: a hash of the values would let everybody who sees it try out values.
-	c.Spec.Type, c.Spec.SecretType, c.Spec.Stored = ConfigurationSecret, kind, strings.ToLower(rand.Text())[:length]
-	c.Spec.Files = map[string]string{}
+	o.Spec.Type, o.Spec.SecretType, o.Spec.Stored = ConfigurationSecret, kind, strings.ToLower(rand.Text())[:length]
+	o.Spec.Files = map[string]string{}
 	for name := range values {
-		c.Spec.Files[name] = ""
+		o.Spec.Files[name] = ""
 	}
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: c.Namespace, Name: VersionObjectName(c.Name, c.Spec.Stored), Labels: map[string]string{LabelConfiguration: c.Name},
+			Namespace: o.Namespace, Name: VersionObjectName(o.Name, o.Spec.Stored), Labels: map[string]string{LabelConfiguration: o.Name},
 		},
 		Type: kind, Immutable: new(true), Data: values,
 	}
@@ -155,3 +155,18 @@ func VersionObjectName(configuration, version string) string { return configurat
 
 // VolumeName is the name of the volume in which a component's pods have a configuration.
 func VolumeName(configuration string) string { return "configuration-" + configuration }
+
+// ConfigurationNames are those of the configurations that a component uses, those with the credentials of registries
+// included. They may be there twice.
+func (c *Component) ConfigurationNames() []string {
+	var names []string
+	for _, use := range c.Configurations {
+		names = append(names, use.Name)
+	}
+	if c.Template != nil {
+		for _, secret := range c.Template.Spec.ImagePullSecrets {
+			names = append(names, secret.Name)
+		}
+	}
+	return names
+}

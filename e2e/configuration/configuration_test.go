@@ -56,11 +56,9 @@ func TestCFG04EnvironmentSecretsAndPublication(t *testing.T) {
 	j.Partition("bj", journey.Beijing)
 	hidden := &v1alpha1.Configuration{
 		ObjectMeta: journey.Named(j.Tenant, "password"),
-		Spec: v1alpha1.ConfigurationSpec{
-			Type: v1alpha1.ConfigurationSecret, Files: map[string]string{"DB_PASSWORD": "correct horse"}, Publication: v1alpha1.PublicationNone,
-		},
+		Spec:       v1alpha1.ConfigurationSpec{Publication: v1alpha1.PublicationNone},
 	}
-	j.Create(hidden)
+	j.Create(hidden.WriteSecret(corev1.SecretTypeOpaque, map[string][]byte{"DB_PASSWORD": []byte("correct horse")}), hidden)
 	web := journey.Echo("web", use(v1alpha1.ConfigurationUse{Name: "password", Environment: true, MountPath: "/secret"}))
 	j.Refused("early", journey.In("bj"), web, "password")
 	j.Update(hidden, func() {

@@ -112,8 +112,8 @@ func TestSTO01KindsOfVolumes(t *testing.T) {
 	j := journey.Begin(t)
 	p := j.Partition("bj", journey.Beijing, func(s *v1alpha1.PartitionSpec) { s.PodSecurity = v1alpha1.PodSecurityPrivileged })
 	config := &v1alpha1.Configuration{ObjectMeta: journey.Named(j.Tenant, "conf"), Spec: v1alpha1.ConfigurationSpec{Files: map[string]string{"file": "from a ConfigMap"}}}
-	secret := &v1alpha1.Configuration{ObjectMeta: journey.Named(j.Tenant, "hidden"), Spec: v1alpha1.ConfigurationSpec{Type: v1alpha1.ConfigurationSecret, Files: map[string]string{"file": "from a Secret"}}}
-	j.Create(config, secret)
+	secret := &v1alpha1.Configuration{ObjectMeta: journey.Named(j.Tenant, "hidden")}
+	j.Create(config, secret.WriteSecret(corev1.SecretTypeOpaque, map[string][]byte{"file": []byte("from a Secret")}), secret)
 	volumes := map[string]corev1.VolumeSource{
 		"empty": {EmptyDir: &corev1.EmptyDirVolumeSource{}},
 		"host":  {HostPath: &corev1.HostPathVolumeSource{Path: "/etc/hostname", Type: new(corev1.HostPathFile)}},

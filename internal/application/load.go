@@ -129,8 +129,8 @@ func stableTrack(d *v1alpha1.Delivery) *v1alpha1.Track { return &d.Spec.Tracks[0
 func configurationsOf(components []v1alpha1.Component) map[string]bool {
 	names := map[string]bool{}
 	for i := range components {
-		for _, use := range components[i].Configurations {
-			names[use.Name] = true
+		for _, name := range components[i].ConfigurationNames() {
+			names[name] = true
 		}
 	}
 	return names

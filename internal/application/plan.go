@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -200,6 +201,7 @@ func (w *world) pins(choices []placement.Choice) ([]v1alpha1.ConfigurationPin, e
 			continue
 		}
 		problems = append(problems, w.unpublished(c, choices)...)
+		problems = append(problems, w.wrongCredentials(c)...)
 		version := c.Status.Version
 		if same != nil {
 			version = pinned(same, name, version)
@@ -215,6 +217,20 @@ func (w *world) pins(choices []placement.Choice) ([]v1alpha1.ConfigurationPin, e
 // configurationCheck is how soon an application looks again for a configuration that is not stored yet, if no event
 // tells it earlier.
 const configurationCheck = 10 * time.Second
+
+// wrongCredentials names the components that want to pull images with a configuration that holds something else.
+func (w *world) wrongCredentials(c *v1alpha1.Configuration) (problems []string) {
+	if c.Spec.SecretType == corev1.SecretTypeDockerConfigJson {
+		return nil
+	}
+	for i := range w.app.Spec.Components {
+		component := &w.app.Spec.Components[i]
+		if component.Template != nil && slices.ContainsFunc(component.Template.Spec.ImagePullSecrets, func(s corev1.LocalObjectReference) bool { return s.Name == c.Name }) {
+			problems = append(problems, fmt.Sprintf("component %s: imagePullSecrets names %s, which is no %s: write it with 'yunfan secret set --registry'", component.Name, c.Name, corev1.SecretTypeDockerConfigJson))
+		}
+	}
+	return problems
+}
 
 // unpublished names the partitions in which a configuration may not be used. Where the application is delivered already
 // it may stay.

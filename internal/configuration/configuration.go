@@ -1,5 +1,6 @@
 // Package configuration keeps the versions of Configurations: each change becomes one more immutable ConfigMap or
-// Secret in the tenant's hub namespace, from which deliveries are made. The values of Secrets are write-only.
+// Secret in the tenant's hub namespace, from which deliveries are made. Those of Secrets are written by others, past the
+// Configuration, which only names them.
 package configuration
 
 import (
@@ -56,7 +57,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	return nil
 }
 
-// Reconcile stores the content of one configuration as a version and, once the status names it, blanks a Secret's values.
+// Reconcile stores the content of one configuration as a version.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	c := &v1alpha1.Configuration{}
 	if err := r.live.Get(ctx, req.NamespacedName, c); err != nil {
@@ -68,17 +69,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := reconcile.AddFinalizer(ctx, r.client, c, Finalizer); err != nil {
 		return ctrl.Result{}, err
 	}
-	stored, generation := false, c.Generation
-	result, err := reconcile.Run(ctx, r.client, c, v1alpha1.ConditionReady, v1alpha1.ReasonReady,
-		r.store,
-		r.prune,
-		func(context.Context, *v1alpha1.Configuration) error { stored = true; return nil },
-	)
-	// Patching the status may have brought a newer spec along, whose values are not stored yet.
-	if err != nil || !stored || c.Generation != generation {
-		return result, err
-	}
-	return result, r.blank(ctx, c)
+	return reconcile.Run(ctx, r.client, c, v1alpha1.ConditionReady, v1alpha1.ReasonReady, r.store, r.prune)
 }
 
 // delete removes the versions and lets the object go once no application runs with it.

@@ -31,10 +31,10 @@ func startController(t *testing.T) {
 	testkit.StartManager(t, hub, func(mgr manager.Manager) error { return New(mgr).SetupWithManager(mgr) })
 }
 
-func newConfiguration(namespace string, kind v1alpha1.ConfigurationType, files map[string]string) *v1alpha1.Configuration {
+func newConfiguration(namespace string, files map[string]string) *v1alpha1.Configuration {
 	return &v1alpha1.Configuration{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "tomcat-conf"},
-		Spec:       v1alpha1.ConfigurationSpec{Type: kind, Files: files},
+		Spec:       v1alpha1.ConfigurationSpec{Type: v1alpha1.ConfigurationConfigMap, Files: files},
 	}
 }
 
@@ -72,7 +72,7 @@ func TestCFG02_EachChangeIsAnImmutableVersion(t *testing.T) {
 	g := NewWithT(t)
 	startController(t)
 	const server = "<Server port=\"8005\">\r\n\t<!-- 端口 -->\n</Server>\n"
-	c := newConfiguration(testkit.Namespace(t, hub.Client), v1alpha1.ConfigurationConfigMap, map[string]string{"server.xml": server, "empty": ""})
+	c := newConfiguration(testkit.Namespace(t, hub.Client), map[string]string{"server.xml": server, "empty": ""})
 	testkit.Create(t, hub.Client, c)
 	first := settled(t, c)
 
@@ -97,74 +97,100 @@ func TestCFG02_EachChangeIsAnImmutableVersion(t *testing.T) {
 	g.Expect(names).To(Equal([]string{first, second}), "what is taken up again is the newest")
 }
 
-func TestCFG02_SecretValuesAreWriteOnly(t *testing.T) {
+// write stores values as the platform's API does, and has the configuration name them.
+func write(t *testing.T, c *v1alpha1.Configuration, values map[string][]byte) {
+	t.Helper()
+	stored := c.WriteSecret(corev1.SecretTypeOpaque, values)
+	if err := hub.Client.Create(t.Context(), stored); err != nil {
+		t.Fatal(err)
+	}
+	if c.UID == "" {
+		testkit.Create(t, hub.Client, c)
+		return
+	}
+	version := c.Spec.Stored
+	update(t, c, func() {
+		c.Spec.Stored = version
+		c.Spec.Files = map[string]string{}
+		for name := range values {
+			c.Spec.Files[name] = ""
+		}
+	})
+}
+
+func TestSEC09_ValuesOfSecrets(t *testing.T) {
 	g := NewWithT(t)
 	startController(t)
-	namespace := testkit.Namespace(t, hub.Client)
-	const secret = "correct horse battery staple"
-	c := newConfiguration(namespace, v1alpha1.ConfigurationSecret, map[string]string{"password": secret, "user": "root"})
-	manifest, err := json.Marshal(map[string]any{"kind": "Configuration", "spec": c.Spec})
-	g.Expect(err).NotTo(HaveOccurred())
-	c.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: string(manifest), "note": "kept"}
-	testkit.Create(t, hub.Client, c)
+	c := &v1alpha1.Configuration{ObjectMeta: metav1.ObjectMeta{Namespace: testkit.Namespace(t, hub.Client), Name: "database"}}
+	password, user := []byte("correct horse \xff"), []byte("root")
+	write(t, c, map[string][]byte{"password": password, "user": user})
 	first := settled(t, c)
-
+	g.Expect(first).To(Equal(c.Spec.Stored), "what was written is the version")
 	stored := &corev1.Secret{}
 	g.Expect(hub.Client.Get(t.Context(), versionKey(c, first), stored)).To(Succeed())
-	g.Expect(string(stored.Data["password"])).To(Equal(secret))
-	g.Expect(*stored.Immutable).To(BeTrue())
-	g.Expect(c.Spec.Files).To(Equal(map[string]string{"password": "", "user": ""}))
-	g.Expect(c.Annotations).To(HaveKeyWithValue("note", "kept"))
-	shown, err := json.Marshal(c)
-	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(string(shown)).NotTo(ContainSubstring(secret), "neither spec, annotations, managed fields nor status hold it")
+	g.Expect(stored.Data).To(Equal(map[string][]byte{"password": password, "user": user}))
+	g.Expect(metav1.IsControlledBy(stored, c)).To(BeTrue(), "it goes with the configuration")
 
-	update(t, c, func() { c.Spec.Files["user"] = "admin" })
+	write(t, c, map[string][]byte{"password": []byte("new"), "user": user})
 	g.Eventually(func() string { return settled(t, c) }, wait).ShouldNot(Equal(first))
-	g.Expect(hub.Client.Get(t.Context(), versionKey(c, c.Status.Version), stored)).To(Succeed())
-	g.Expect(stored.Data).To(Equal(map[string][]byte{"password": []byte(secret), "user": []byte("admin")}), "an empty string keeps what is stored")
-
 	second := c.Status.Version
-	update(t, c, func() { c.Spec.Files["password"] = secret })
-	g.Expect(settled(t, c)).To(Equal(second), "writing the same value again is no change")
+	g.Expect(hub.Client.Get(t.Context(), versionKey(c, first), stored)).To(Succeed(), "the older version is kept")
 
 	update(t, c, func() { delete(c.Spec.Files, "user") })
 	g.Eventually(func() string { return settled(t, c) }, wait).ShouldNot(Equal(second))
 	g.Expect(hub.Client.Get(t.Context(), versionKey(c, c.Status.Version), stored)).To(Succeed())
-	g.Expect(stored.Data).To(Equal(map[string][]byte{"password": []byte(secret)}), "a name that is taken out is gone")
+	g.Expect(stored.Data).To(Equal(map[string][]byte{"password": []byte("new")}), "a name that is taken out is gone")
 
-	var events corev1.EventList
-	g.Expect(hub.Client.List(t.Context(), &events, client.InNamespace(namespace))).To(Succeed())
-	for _, e := range events.Items {
-		g.Expect(e.Message).NotTo(ContainSubstring(secret))
-	}
+	shown, err := json.Marshal(c)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(string(shown)).NotTo(ContainSubstring("correct"))
 }
 
-func TestSecretWhoseStoredValuesWereDeleted(t *testing.T) {
-	g := NewWithT(t)
+func TestSEC09_ValuesThatAreNotThere(t *testing.T) {
 	startController(t)
-	c := newConfiguration(testkit.Namespace(t, hub.Client), v1alpha1.ConfigurationSecret, map[string]string{"a": "1", "b": "2"})
-	testkit.Create(t, hub.Client, c)
-	first := settled(t, c)
-	g.Expect(hub.Client.Delete(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: v1alpha1.VersionObjectName(c.Name, first)}})).To(Succeed())
-
-	update(t, c, func() { c.Spec.Files["a"] = "new" })
-	g.Eventually(func(g Gomega) {
-		g.Expect(hub.Client.Get(t.Context(), client.ObjectKeyFromObject(c), c)).To(Succeed())
-		ready := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionReady)
-		g.Expect(ready.Reason).To(Equal(v1alpha1.ReasonInvalid))
-		g.Expect(ready.Message).To(ContainSubstring("Write all values anew"))
-	}, wait).Should(Succeed())
-	g.Expect(c.Spec.Files["a"]).To(Equal("new"), "what is not stored is not blanked")
-
-	update(t, c, func() { c.Spec.Files["b"] = "new" })
-	g.Expect(settled(t, c)).NotTo(Equal(first))
+	namespace := testkit.Namespace(t, hub.Client)
+	other := &v1alpha1.Configuration{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "a-b"}}
+	write(t, other, map[string][]byte{"x": []byte("1")})
+	settled(t, other)
+	cases := map[string]struct {
+		reason, name, stored string
+		files                map[string]string
+		want                 string
+	}{
+		"Never":   {"It was made with kubectl and nobody wrote values", "never", "", map[string]string{"x": ""}, "its values are not written yet"},
+		"Lost":    {"Somebody deleted the Secret", "lost", "abc", map[string]string{"x": ""}, "the stored values are gone"},
+		"Foreign": {"The name of another one's version is put together", "a", "b-" + other.Spec.Stored, map[string]string{"x": ""}, "spec.stored"},
+		"Missing": {"A name without a value was added", "a-b", other.Spec.Stored, map[string]string{"x": "", "y": ""}, "the value of y is not written yet"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			c := &v1alpha1.Configuration{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: tc.name},
+				Spec:       v1alpha1.ConfigurationSpec{Type: v1alpha1.ConfigurationSecret, Stored: tc.stored, Files: tc.files},
+			}
+			if tc.name == other.Name {
+				c = other
+				update(t, c, func() { c.Spec.Files = tc.files })
+			} else if err := hub.Client.Create(t.Context(), c); err != nil {
+				g.Expect(err.Error()).To(ContainSubstring(tc.want), tc.reason)
+				return
+			}
+			g.Eventually(func(g Gomega) {
+				g.Expect(hub.Client.Get(t.Context(), client.ObjectKeyFromObject(c), c)).To(Succeed())
+				ready := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionReady)
+				g.Expect(ready).NotTo(BeNil())
+				g.Expect(ready.Reason).To(Equal(v1alpha1.ReasonInvalid))
+				g.Expect(ready.Message).To(ContainSubstring(tc.want), tc.reason)
+			}, wait).Should(Succeed())
+		})
+	}
 }
 
 func TestTooLarge(t *testing.T) {
 	g := NewWithT(t)
 	startController(t)
-	c := newConfiguration(testkit.Namespace(t, hub.Client), v1alpha1.ConfigurationConfigMap,
+	c := newConfiguration(testkit.Namespace(t, hub.Client),
 		map[string]string{"a": strings.Repeat("x", 600<<10), "b": strings.Repeat("x", 600<<10)})
 	testkit.Create(t, hub.Client, c)
 	g.Eventually(func(g Gomega) {
@@ -188,7 +214,7 @@ func TestOldVersionsArePruned(t *testing.T) {
 	g := NewWithT(t)
 	startController(t)
 	namespace := testkit.Namespace(t, hub.Client)
-	c := newConfiguration(namespace, v1alpha1.ConfigurationConfigMap, map[string]string{"n": "0"})
+	c := newConfiguration(namespace, map[string]string{"n": "0"})
 	testkit.Create(t, hub.Client, c)
 	first := settled(t, c)
 	testkit.Create(t, hub.Client,
@@ -217,8 +243,8 @@ func TestDeletionWaitsWhileInUse(t *testing.T) {
 	g := NewWithT(t)
 	startController(t)
 	namespace := testkit.Namespace(t, hub.Client)
-	c := newConfiguration(namespace, v1alpha1.ConfigurationSecret, map[string]string{"a": "1"})
-	testkit.Create(t, hub.Client, c)
+	c := &v1alpha1.Configuration{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "tomcat-conf"}}
+	write(t, c, map[string][]byte{"a": []byte("1")})
 	version := settled(t, c)
 	delivery := &v1alpha1.Delivery{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: v1alpha1.DeliveryName("score", "prod-bj")},
@@ -248,8 +274,8 @@ func TestNameOfAVersionTaken(t *testing.T) {
 	g := NewWithT(t)
 	namespace := testkit.Namespace(t, hub.Client)
 	files := map[string]string{"a": "1"}
-	c := newConfiguration(namespace, v1alpha1.ConfigurationConfigMap, files)
-	foreign := v1alpha1.VersionObjectName(c.Name, versionOf(v1alpha1.ConfigurationConfigMap, files))
+	c := newConfiguration(namespace, files)
+	foreign := v1alpha1.VersionObjectName(c.Name, hashOf(files))
 	testkit.Create(t, hub.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: foreign}})
 	startController(t)
 	testkit.Create(t, hub.Client, c)
@@ -261,32 +287,12 @@ func TestNameOfAVersionTaken(t *testing.T) {
 	}, wait).Should(Succeed())
 }
 
-func TestVersionOf(t *testing.T) {
-	a := versionOf(v1alpha1.ConfigurationConfigMap, map[string]string{"a": "1", "b": "2"})
-	if b := versionOf(v1alpha1.ConfigurationConfigMap, map[string]string{"b": "2", "a": "1"}); a != b {
+func TestHashOf(t *testing.T) {
+	a := hashOf(map[string]string{"a": "1", "b": "2"})
+	if b := hashOf(map[string]string{"b": "2", "a": "1"}); a != b {
 		t.Errorf("the same files have versions %s and %s", a, b)
 	}
-	if b := versionOf(v1alpha1.ConfigurationConfigMap, map[string]string{"a": "1b", "": "2"}); a == b {
+	if b := hashOf(map[string]string{"a": "1b", "": "2"}); a == b {
 		t.Error("other files have the same version")
-	}
-	values := map[string]string{"password": "1234"}
-	first, second := versionOf(v1alpha1.ConfigurationSecret, values), versionOf(v1alpha1.ConfigurationSecret, values)
-	if first == second {
-		t.Error("a Secret's version must not tell its content")
-	}
-}
-
-func TestWithoutValues(t *testing.T) {
-	cases := map[string]struct{ reason, manifest, want string }{
-		"values":     {"names stay, so that kubectl still sees which were taken out", `{"spec":{"files":{"a":"x","b":"y"}}}`, `{"spec":{"files":{"a":"","b":""}}}`},
-		"malformed":  {"nothing is kept of what cannot be read", `{"spec":`, ``},
-		"other type": {"files of a wrong type could hold anything", `{"spec":{"files":["x"],"type":"Secret"}}`, `{"spec":{"type":"Secret"}}`},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			if got := withoutValues(tc.manifest); got != tc.want {
-				t.Errorf("%s: got %s, want %s", tc.reason, got, tc.want)
-			}
-		})
 	}
 }

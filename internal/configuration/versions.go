@@ -5,10 +5,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,25 +27,29 @@ const (
 	keptVersions = 20
 	// versionBytes is the length of a version's name before it is written in hexadecimal.
 	versionBytes = 5
+	// takeUpTime is how long the values of a Secret may be there before the configuration that names them.
+	takeUpTime = 10 * time.Minute
 )
 
 // store makes sure that the content is stored as a version and names it in the status.
 func (r *Reconciler) store(ctx context.Context, c *v1alpha1.Configuration) error {
-	files, changed, err := r.content(ctx, c)
-	if err != nil {
-		return err
+	if c.Spec.Type == v1alpha1.ConfigurationSecret {
+		return r.storeSecret(ctx, c)
 	}
-	if size := sizeOf(files); size > maxBytes {
+	if size := sizeOf(c.Spec.Files); size > maxBytes {
 		return reconcile.Stall(v1alpha1.ReasonInvalid,
-			"the files have %d KiB together, and at most 1024 KiB fit into one %s: split the configuration into several", (size+1023)>>10, c.Spec.Type)
+			"the files have %d KiB together, and at most 1024 KiB fit into one ConfigMap: split the configuration into several", (size+1023)>>10)
 	}
-	if !changed {
-		return nil
-	}
-	version := versionOf(c.Spec.Type, files)
-	if err := r.create(ctx, c, version, files); err != nil {
+	version := hashOf(c.Spec.Files)
+	if err := r.create(ctx, c, version); err != nil {
 		return err
 	}
+	take(c, version)
+	return nil
+}
+
+// take names a version as the newest.
+func take(c *v1alpha1.Configuration, version string) {
 	c.Status.Version = version
 	versions := []v1alpha1.ConfigurationVersion{{Name: version, CreatedAt: metav1.Now()}}
 	for _, old := range c.Status.Versions {
@@ -56,53 +60,84 @@ func (r *Reconciler) store(ctx context.Context, c *v1alpha1.Configuration) error
 		}
 	}
 	c.Status.Versions = versions
+}
+
+// storeSecret takes up the values that were written last. Names that were taken out of the spec since are left out of a
+// further version.
+func (r *Reconciler) storeSecret(ctx context.Context, c *v1alpha1.Configuration) error {
+	base, fresh := c.Status.Version, false
+	if c.Spec.Stored != "" && c.Spec.Stored != c.Status.Stored {
+		base, fresh = c.Spec.Stored, true
+	}
+	const write = "write them with 'yunfan secret set'"
+	if base == "" {
+		return reconcile.Stall(v1alpha1.ReasonInvalid, "its values are not written yet: %s", write)
+	}
+	stored := &corev1.Secret{}
+	key := types.NamespacedName{Namespace: c.Namespace, Name: v1alpha1.VersionObjectName(c.Name, base)}
+	err := r.live.Get(ctx, key, stored)
+	switch {
+	case apierrors.IsNotFound(err) || err == nil && stored.Labels[v1alpha1.LabelConfiguration] != c.Name:
+		return reconcile.Stall(v1alpha1.ReasonInvalid, "the stored values are gone: there is no Secret %s of this configuration. Write all values anew: %s", key.Name, write)
+	case err != nil:
+		return fmt.Errorf("reading stored values: %w", err)
+	}
+	data := map[string][]byte{}
+	for _, name := range slices.Sorted(maps.Keys(c.Spec.Files)) {
+		value, ok := stored.Data[name]
+		if !ok {
+			return reconcile.Stall(v1alpha1.ReasonInvalid, "the value of %s is not written yet: %s", name, write)
+		}
+		data[name] = value
+	}
+	version := base
+	switch {
+	case len(data) != len(stored.Data):
+		version, err = r.createSecret(ctx, c, stored.Type, data)
+	case fresh:
+		err = r.adopt(ctx, c, stored)
+	default:
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.Status.Stored = c.Spec.Stored
+	take(c, version)
 	return nil
 }
 
-// content is what the configuration should hold, with stored values in place of a Secret's empty ones, and whether it
-// differs from the newest version.
-func (r *Reconciler) content(ctx context.Context, c *v1alpha1.Configuration) (files map[string]string, changed bool, err error) {
-	if c.Spec.Type != v1alpha1.ConfigurationSecret {
-		// Whether the version still exists is found out by creating it.
-		return c.Spec.Files, true, nil
+// adopt makes the configuration the owner of a version that was written for it.
+func (r *Reconciler) adopt(ctx context.Context, c *v1alpha1.Configuration, stored *corev1.Secret) error {
+	before := stored.DeepCopy()
+	stored.OwnerReferences = ownerOf(c)
+	if err := r.client.Patch(ctx, stored, client.MergeFrom(before)); err != nil {
+		return fmt.Errorf("taking up version %s: %w", c.Spec.Stored, err)
 	}
-	stored := &corev1.Secret{}
-	if c.Status.Version != "" {
-		key := types.NamespacedName{Namespace: c.Namespace, Name: v1alpha1.VersionObjectName(c.Name, c.Status.Version)}
-		if err := r.live.Get(ctx, key, stored); apierrors.IsNotFound(err) {
-			if slices.Contains(slices.Collect(maps.Values(c.Spec.Files)), "") {
-				return nil, false, reconcile.Stall(v1alpha1.ReasonInvalid,
-					"the stored values are gone: somebody deleted Secret %s. Write all values anew", key.Name)
-			}
-		} else if err != nil {
-			return nil, false, fmt.Errorf("reading stored values: %w", err)
-		}
-	}
-	files = map[string]string{}
-	for name, value := range c.Spec.Files {
-		if kept, ok := stored.Data[name]; ok && value == "" {
-			value = string(kept)
-		}
-		files[name] = value
-	}
-	same := maps.EqualFunc(files, stored.Data, func(a string, b []byte) bool { return a == string(b) })
-	return files, !same, nil
+	return nil
 }
 
-// create stores a version. That it exists already with this content is what is wanted.
-func (r *Reconciler) create(ctx context.Context, c *v1alpha1.Configuration, version string, files map[string]string) error {
-	meta := metav1.ObjectMeta{
+// createSecret stores values under a random name: by a hash anybody who sees the name could try out values.
+func (r *Reconciler) createSecret(ctx context.Context, c *v1alpha1.Configuration, kind corev1.SecretType, data map[string][]byte) (version string, err error) {
+	sum := sha256.Sum256([]byte(rand.Text()))
+	version = hex.EncodeToString(sum[:versionBytes])
+	object := &corev1.Secret{ObjectMeta: versionMeta(c, version), Type: kind, Immutable: new(true), Data: data}
+	if err := r.client.Create(ctx, object); err != nil {
+		return "", fmt.Errorf("storing version %s: %w", version, err)
+	}
+	return version, nil
+}
+
+func versionMeta(c *v1alpha1.Configuration, version string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
 		Namespace: c.Namespace, Name: v1alpha1.VersionObjectName(c.Name, version), OwnerReferences: ownerOf(c),
 		Labels: map[string]string{v1alpha1.LabelConfiguration: c.Name},
 	}
-	var object client.Object = &corev1.ConfigMap{ObjectMeta: meta, Immutable: new(true), Data: files}
-	if c.Spec.Type == v1alpha1.ConfigurationSecret {
-		data := map[string][]byte{}
-		for name, value := range files {
-			data[name] = []byte(value)
-		}
-		object = &corev1.Secret{ObjectMeta: meta, Immutable: new(true), Data: data}
-	}
+}
+
+// create stores files as a version. That it exists already with this content is what is wanted.
+func (r *Reconciler) create(ctx context.Context, c *v1alpha1.Configuration, version string) error {
+	object := &corev1.ConfigMap{ObjectMeta: versionMeta(c, version), Immutable: new(true), Data: c.Spec.Files}
 	err := r.client.Create(ctx, object)
 	if !apierrors.IsAlreadyExists(err) {
 		if err != nil {
@@ -114,7 +149,7 @@ func (r *Reconciler) create(ctx context.Context, c *v1alpha1.Configuration, vers
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(object), found); err != nil {
 		return fmt.Errorf("reading version %s: %w", version, err)
 	}
-	if !maps.Equal(found.Data, files) || !metav1.IsControlledBy(found, c) {
+	if !maps.Equal(found.Data, c.Spec.Files) || !metav1.IsControlledBy(found, c) {
 		return reconcile.Stall(v1alpha1.ReasonInvalid,
 			"ConfigMap %s has the name of the new version and was not made for it: delete it or rename the configuration", found.Name)
 	}
@@ -142,7 +177,7 @@ func (r *Reconciler) prune(ctx context.Context, c *v1alpha1.Configuration) error
 		}
 	}
 	for i := range stored.Items {
-		if keep[stored.Items[i].Name] || !metav1.IsControlledBy(&stored.Items[i], c) {
+		if keep[stored.Items[i].Name] || !metav1.IsControlledBy(&stored.Items[i], c) && !abandoned(&stored.Items[i]) {
 			continue
 		}
 		if err := r.client.Delete(ctx, &stored.Items[i]); client.IgnoreNotFound(err) != nil {
@@ -169,60 +204,17 @@ func (r *Reconciler) usedVersions(ctx context.Context, c *v1alpha1.Configuration
 	return used, nil
 }
 
-// blank takes a Secret's values, which are stored by now, out of the spec and out of what kubectl remembers.
-func (r *Reconciler) blank(ctx context.Context, c *v1alpha1.Configuration) error {
-	if c.Spec.Type != v1alpha1.ConfigurationSecret {
-		return nil
-	}
-	before := c.DeepCopy()
-	for name := range c.Spec.Files {
-		c.Spec.Files[name] = ""
-	}
-	if applied, ok := c.Annotations[corev1.LastAppliedConfigAnnotation]; ok {
-		c.Annotations[corev1.LastAppliedConfigAnnotation] = withoutValues(applied)
-	}
-	if maps.Equal(before.Spec.Files, c.Spec.Files) && maps.Equal(before.Annotations, c.Annotations) {
-		return nil
-	}
-	// The lock makes sure that no value is blanked but those just stored.
-	if err := r.client.Patch(ctx, c, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("blanking stored values: %w", err)
-	}
-	return nil
+// abandoned tells whether an object without an owner holds values that no configuration took up: whoever wrote them
+// failed in between.
+func abandoned(o client.Object) bool {
+	return len(o.GetOwnerReferences()) == 0 && time.Since(o.GetCreationTimestamp().Time) > takeUpTime
 }
 
-// withoutValues blanks the values in a manifest as kubectl keeps it; a manifest that cannot be read is dropped.
-func withoutValues(manifest string) string {
-	var object map[string]any
-	if err := json.Unmarshal([]byte(manifest), &object); err != nil {
-		return ""
-	}
-	if spec, ok := object["spec"].(map[string]any); ok {
-		if files, ok := spec["files"].(map[string]any); ok {
-			for name := range files {
-				files[name] = ""
-			}
-		} else {
-			delete(spec, "files")
-		}
-	}
-	text, err := json.Marshal(object)
-	if err != nil {
-		return ""
-	}
-	return string(text)
-}
-
-// versionOf names a version: by the hash of its content, so that equal content is one version. That of a Secret is
-// random instead, as a hash would let anybody who sees the name try out values.
-func versionOf(kind v1alpha1.ConfigurationType, files map[string]string) string {
+// hashOf names a version by its content, so that equal content is one version.
+func hashOf(files map[string]string) string {
 	sum := sha256.New()
-	if kind == v1alpha1.ConfigurationSecret {
-		sum.Write([]byte(rand.Text()))
-	} else {
-		for _, name := range slices.Sorted(maps.Keys(files)) {
-			fmt.Fprintf(sum, "%d:%s%d:%s", len(name), name, len(files[name]), files[name])
-		}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(sum, "%d:%s%d:%s", len(name), name, len(files[name]), files[name])
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:versionBytes])
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -84,21 +85,30 @@ func (i *Instance) createExample(ctx context.Context, hub client.Client) error {
 		return err
 	}
 	password := rand.Text()
-	for name, files := range map[string]map[string]string{
-		"score-database":      {"MYSQL_USER": "score", "MYSQL_PASSWORD": password},
-		"score-database-root": {"MYSQL_ROOT_PASSWORD": rand.Text()},
+	for name, files := range map[string]map[string][]byte{
+		"score-database":      {"MYSQL_USER": []byte("score"), "MYSQL_PASSWORD": []byte(password)},
+		"score-database-root": {"MYSQL_ROOT_PASSWORD": []byte(rand.Text())},
 	} {
-		configuration := &v1alpha1.Configuration{
-			ObjectMeta: metav1.ObjectMeta{Namespace: demoTenant, Name: name},
-			Spec:       v1alpha1.ConfigurationSpec{Type: v1alpha1.ConfigurationSecret, Files: files},
-		}
-		if err := createOnce(ctx, hub, configuration); err != nil {
+		if err := createSecret(ctx, hub, name, files); err != nil {
 			return err
 		}
 	}
 	return errors.Join(
 		i.createFile(ctx, hub, "configuration.yaml", &v1alpha1.Configuration{}),
 		i.createFile(ctx, hub, "application.yaml", &v1alpha1.Application{}))
+}
+
+// createSecret writes values once; what is there already stays as it is.
+func createSecret(ctx context.Context, hub client.Client, name string, values map[string][]byte) error {
+	configuration := &v1alpha1.Configuration{ObjectMeta: metav1.ObjectMeta{Namespace: demoTenant, Name: name}}
+	err := hub.Get(ctx, client.ObjectKeyFromObject(configuration), configuration)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("reading configuration %s: %w", name, err)
+	}
+	if err == nil {
+		return nil
+	}
+	return errors.Join(createOnce(ctx, hub, configuration.WriteSecret(corev1.SecretTypeOpaque, values)), createOnce(ctx, hub, configuration))
 }
 
 // createFile creates the objects of a file, of the kinds given in order. Those that others are put into are waited for.

@@ -38,7 +38,7 @@ func (r *renderer) configurations() ([]client.Object, error) {
 		case *corev1.Secret:
 			out = append(out, &corev1.Secret{
 				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: meta,
-				Type: corev1.SecretTypeOpaque, Data: source.Data, Immutable: &immutable,
+				Type: typeOf(source), Data: source.Data, Immutable: &immutable,
 			})
 		default:
 			return nil, fmt.Errorf("configuration %s is kept in a %T, which is neither ConfigMap nor Secret", pin.Name, source)
@@ -49,17 +49,30 @@ func (r *renderer) configurations() ([]client.Object, error) {
 
 func (r *renderer) used(configuration string) bool {
 	for i := range r.Revision.Spec.Components {
-		for _, use := range r.Revision.Spec.Components[i].Configurations {
-			if use.Name == configuration {
-				return true
-			}
+		if slices.Contains(r.Revision.Spec.Components[i].ConfigurationNames(), configuration) {
+			return true
 		}
 	}
 	return false
 }
 
-// configure gives the containers their configurations as files and as environment.
+func typeOf(s *corev1.Secret) corev1.SecretType {
+	if s.Type == "" {
+		return corev1.SecretTypeOpaque
+	}
+	return s.Type
+}
+
+// configure gives the containers their configurations as files and as environment, and the pod its credentials of
+// registries.
 func (r *renderer) configure(pod *corev1.PodSpec, uses []v1alpha1.ConfigurationUse) error {
+	for i, secret := range pod.ImagePullSecrets {
+		pin, ok := r.pins[secret.Name]
+		if !ok {
+			return fmt.Errorf("the revision pins no version of registry credentials %s", secret.Name)
+		}
+		pod.ImagePullSecrets[i].Name = v1alpha1.VersionObjectName(pin.Name, pin.Version)
+	}
 	for _, use := range uses {
 		pin, ok := r.pins[use.Name]
 		if !ok {
