@@ -1,8 +1,9 @@
 //go:build e2e
 
 // Command bench measures an instance of its own, in one run: how soon its clusters are ready, how soon changes reach
-// the members, how 100 applications and 100 pods compare with plain kubectl, and what everything costs when idle. The
-// parts named as arguments (idle, changes, applications, pods), or all.
+// the members, how 100 applications and 100 pods compare with plain kubectl, what everything costs when idle, what going
+// through the platform adds to a request, and what many tenants with many users cost. The parts named as arguments
+// (idle, changes, applications, pods, through, tenants), or all.
 package main
 
 import (
@@ -61,6 +62,8 @@ func run(ctx context.Context) (err error) {
 		{"changes", "One application at a time, no pods: sent to the hub until the last member holds every object", b.oneAtATime},
 		{"applications", fmt.Sprintf("%d applications at once, no pods, two members", many), b.atOnce},
 		{"pods", fmt.Sprintf("%d pods over two members, kubectl apply until all are Ready, images pulled cold", many), b.pods},
+		{"through", "Through the platform, against going to the API server directly", b.through},
+		{"tenants", fmt.Sprintf("%d tenants with %d partitions and %d users each", manyTenants, len(members), usersPerTenant), b.tenants},
 	} {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
 			continue
