@@ -19,7 +19,7 @@ func view(access *cli.Access, list cli.List, use, short string) *cobra.Command {
 }
 
 func newNodesCommand(access *cli.Access) *cobra.Command {
-	return view(access, cli.List{Path: "/api/v1/nodes", Columns: []string{
+	return view(access, cli.List{Path: "/api/v1/cluster-nodes", Columns: []string{
 		"cluster", "name", "ready", "address", "kernel", "runtime", "cpu", "cpuRequested", "cpuLimits", "memory", "memoryRequested", "memoryLimits", "pods",
 	}}, "nodes", "List the nodes of all clusters with what they have and what is asked of them")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,6 +25,7 @@ import (
 	"yunfan.io/yunfan/internal/proxy"
 	"yunfan.io/yunfan/internal/record"
 	"yunfan.io/yunfan/internal/rest"
+	"yunfan.io/yunfan/internal/right"
 	"yunfan.io/yunfan/internal/tenant"
 )
 
@@ -46,18 +48,26 @@ type Options struct {
 }
 
 // Add registers every capability's controllers and webhooks with the manager and gives their parts of the server.
-func Add(mgr manager.Manager, authorizer *rest.Authorizer, _ Options) (rest.Parts, error) {
+func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Parts, error) {
 	members, err := member.NewSet(mgr)
 	if err != nil {
 		return rest.Parts{}, fmt.Errorf("assembling: %w", err)
 	}
 	hub := mgr.GetClient()
 	ports := &nodeport.Ports{Hub: hub, Live: mgr.GetAPIReader(), Members: members}
-	partitions := partition.New(members)
+	partitions := partition.New(members, right.MemberObjects()...)
+	rights, err := right.NewIndex(context.Background(), hub, mgr.GetFieldIndexer())
+	if err != nil {
+		return rest.Parts{}, fmt.Errorf("assembling: %w", err)
+	}
+	authorizer.DecideFirst(rights.Decide)
+	open := proxy.NewOpen(still(hub, rights))
 
 	for _, c := range []controller{
 		cluster.New(members, partitions),
 		tenant.New(),
+		&right.Bindings{Namespace: o.Namespace},
+		open,
 		partitions,
 		configuration.New(mgr),
 		application.New(mgr, ports),
@@ -73,15 +83,32 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, _ Options) (rest.Part
 	)
 	mgr.GetWebhookServer().Register(application.WebhookPath, application.NewWebhook(mgr))
 
-	return rest.Parts{Routes: slices.Concat(
+	parts := rest.Parts{Routes: slices.Concat(
 		(&cluster.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		(&tenant.API{Hub: hub, Authorizer: authorizer}).Routes(),
 		(&partition.API{Hub: hub, Authorizer: authorizer}).Routes(),
 		(&application.API{Hub: hub, Authorizer: authorizer, DryRun: dryRun(mgr, members)}).Routes(),
 		(&logs.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		ports.Routes(authorizer),
-		(&proxy.Proxy{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
-	)}, nil
+		(&right.API{Hub: hub, Index: rights, Authorizer: authorizer}).Routes(),
+		(&proxy.Proxy{Hub: hub, HubConfig: mgr.GetConfig(), Members: members, Authorizer: authorizer, Rights: rights}).Routes(),
+	), Wrappers: []rest.Wrapper{open.Wrap}}
+	if shadowing := proxy.Shadowing(parts.Routes); len(shadowing) > 0 {
+		return rest.Parts{}, fmt.Errorf("assembling: these views would answer in place of Kubernetes: %s", strings.Join(shadowing, ", "))
+	}
+	return parts, nil
+}
+
+// still says in which groups a user is now.
+func still(hub client.Reader, rights *right.Index) func(context.Context, rest.User) ([]string, bool) {
+	return func(ctx context.Context, was rest.User) ([]string, bool) {
+		user := &v1alpha1.User{}
+		if err := hub.Get(ctx, client.ObjectKey{Name: strings.TrimPrefix(was.Name, v1alpha1.UserPrefix)}, user); err != nil || user.Spec.Disabled {
+			return nil, false
+		}
+		groups, err := rights.Groups(ctx, user)
+		return groups, err == nil
+	}
 }
 
 // dryRun lets applications ask delivery for previews.

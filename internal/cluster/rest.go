@@ -29,7 +29,7 @@ type API struct {
 func (a *API) Routes() []rest.Route {
 	return []rest.Route{
 		{Pattern: "GET /api/v1/clusters", Handler: rest.Get(a.clusters)},
-		{Pattern: "GET /api/v1/nodes", Handler: rest.Get(a.nodes)},
+		{Pattern: "GET /api/v1/cluster-nodes", Handler: rest.Get(a.nodes)},
 		{Pattern: "GET /api/v1/clusters/{cluster}/nodes/{node}", Handler: rest.Get(a.node)},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	authorizationv1 "k8s.io/api/authorization/v1"
 
 	"yunfan.io/yunfan/internal/member"
 	"yunfan.io/yunfan/internal/rest"
@@ -24,21 +25,17 @@ func TestRewrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	user := rest.User{Name: "li", Groups: []string{"teachers", "yunfan:tenant:edu:admin", "system:authenticated"}}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/clusters/{cluster}/{path...}", func(w http.ResponseWriter, r *http.Request) {
-		r = r.WithContext(rest.WithUser(r.Context(), user))
-		(&httputil.ReverseProxy{Rewrite: func(out *httputil.ProxyRequest) { rewrite(out, target, r.PathValue("path")) }}).ServeHTTP(w, r)
-	})
-	front := httptest.NewServer(mux)
+	as := rest.User{Name: "yunfan:li", Groups: []string{"yunfan:authenticated", "yunfan:tenant:edu:admin"}}
+	front := httptest.NewServer(http.StripPrefix("/clusters/beijing", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(&httputil.ReverseProxy{Rewrite: func(out *httputil.ProxyRequest) { rewrite(out, &transports{target: target}, r.URL.Path, as) }}).ServeHTTP(w, r)
+	})))
 	defer front.Close()
 
 	for name, tc := range map[string]struct{ reason, path, wantPath, wantQuery string }{
-		"Plain":   {"the path behind the cluster's name", "/clusters/beijing/api/v1/pods", "/api/v1/pods", ""},
-		"Query":   {"the query stays", "/clusters/beijing/api/v1/pods?watch=true&limit=5", "/api/v1/pods", "watch=true&limit=5"},
-		"Encoded": {"an encoded slash stays part of a name", "/clusters/beijing/apis/x/y/a%2Fb", "/apis/x/y/a%2Fb", ""},
-		"Same":    {"a path that looks like ours again", "/clusters/beijing/clusters/beijing/x", "/clusters/beijing/x", ""},
-		"Root":    {"the root", "/clusters/beijing/", "/", ""},
+		"Plain": {"the path behind the cluster's name", "/clusters/beijing/api/v1/pods", "/api/v1/pods", ""},
+		"Query": {"the query stays", "/clusters/beijing/api/v1/pods?watch=true&limit=5", "/api/v1/pods", "watch=true&limit=5"},
+		"Colon": {"names of roles have colons", "/clusters/beijing/apis/x/system:node", "/apis/x/system:node", ""},
+		"Root":  {"the root", "/clusters/beijing/", "/", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, front.URL+tc.path, nil)
@@ -64,13 +61,60 @@ func TestRewrite(t *testing.T) {
 					t.Errorf("header %s: %s came through: a request does not say who its user is", header, text)
 				}
 			}
-			if got.Header.Get("Impersonate-User") != "li" || got.Header.Get("Accept") != "application/json" {
+			if got.Header.Get("Impersonate-User") != "yunfan:li" || got.Header.Get("Accept") != "application/json" {
 				t.Errorf("got headers %v", got.Header)
 			}
-			if diff := cmp.Diff([]string{"teachers", "system:authenticated", "yunfan:platform-admin"}, got.Header["Impersonate-Group"]); diff != "" {
-				t.Errorf("groups with our prefix are not the user's to bring along: -want +got:\n%s", diff)
+			if diff := cmp.Diff(as.Groups, got.Header["Impersonate-Group"]); diff != "" {
+				t.Errorf("groups: -want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestParse compares what the proxy reads in a request with what Kubernetes' API server does.
+func TestParse(t *testing.T) {
+	type attributes = authorizationv1.ResourceAttributes
+	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
+	for path, tc := range map[string]struct {
+		method string
+		want   attributes
+	}{
+		"/api/v1/namespaces":                                     {get, attributes{Verb: "list", Version: "v1", Resource: "namespaces"}},
+		"/api/v1/namespaces/edu":                                 {get, attributes{Verb: "get", Version: "v1", Resource: "namespaces", Namespace: "edu", Name: "edu"}},
+		"/api/v1/namespaces/edu/status":                          {put, attributes{Verb: "update", Version: "v1", Resource: "namespaces", Namespace: "edu", Name: "edu", Subresource: "status"}},
+		"/api/v1/namespaces/edu/pods":                            {get, attributes{Verb: "list", Version: "v1", Resource: "pods", Namespace: "edu"}},
+		"/api/v1/namespaces/edu/pods?watch=true":                 {get, attributes{Verb: "watch", Version: "v1", Resource: "pods", Namespace: "edu"}},
+		"/api/v1/namespaces/edu/pods/a?watch=1":                  {get, attributes{Verb: "get", Version: "v1", Resource: "pods", Namespace: "edu", Name: "a"}},
+		"/api/v1/watch/namespaces/edu/pods/a":                    {get, attributes{Verb: "watch", Version: "v1", Resource: "pods", Namespace: "edu", Name: "a"}},
+		"/api/v1/namespaces/edu/pods/a/exec":                     {post, attributes{Verb: "create", Version: "v1", Resource: "pods", Namespace: "edu", Name: "a", Subresource: "exec"}},
+		"/api/v1/namespaces/edu/services/a/proxy/admin/x":        {get, attributes{Verb: "get", Version: "v1", Resource: "services", Namespace: "edu", Name: "a", Subresource: "proxy"}},
+		"/api/v1/nodes/n/proxy/run":                              {post, attributes{Verb: "create", Version: "v1", Resource: "nodes", Name: "n", Subresource: "proxy"}},
+		"/api/v1/proxy/nodes/n":                                  {get, attributes{Verb: "proxy", Version: "v1", Resource: "nodes", Name: "n"}},
+		"/apis/yunfan.io/v1alpha1/namespaces/edu/applications":   {del, attributes{Verb: "deletecollection", Group: "yunfan.io", Version: "v1alpha1", Resource: "applications", Namespace: "edu"}},
+		"/apis/yunfan.io/v1alpha1/namespaces/edu/applications/a": {patch, attributes{Verb: "patch", Group: "yunfan.io", Version: "v1alpha1", Resource: "applications", Namespace: "edu", Name: "a"}},
+		"/apis/yunfan.io/v1alpha1/clusters/beijing":              {get, attributes{Verb: "get", Group: "yunfan.io", Version: "v1alpha1", Resource: "clusters", Name: "beijing"}},
+		"/apis/yunfan.io/v1alpha1":                               {get, attributes{Verb: "get"}},
+		"/apis":                                                  {get, attributes{Verb: "get"}},
+		"/version":                                               {get, attributes{Verb: "get"}},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), tc.method, path, nil)
+		q, err := parse(r, r.URL.Path)
+		if diff := cmp.Diff(tc.want, q.attributes); diff != "" || err != nil {
+			t.Errorf("%s %s: %v -want +got:\n%s", tc.method, path, err, diff)
+		}
+	}
+	for _, method := range []string{http.MethodConnect, http.MethodTrace, "BREW"} {
+		if _, err := parse(httptest.NewRequestWithContext(t.Context(), method, "/version", nil), "/version"); err == nil {
+			t.Errorf("%s is let through", method)
+		}
+	}
+}
+
+func TestShadowing(t *testing.T) {
+	routes := []rest.Route{{Pattern: "GET /api/v1/nodes"}, {Pattern: "/api/v1/{kind}"}, {Pattern: "POST /api/v1/secrets/{name}"},
+		{Pattern: "GET /api/v1/clusters/{cluster}/nodes/{node}"}, {Pattern: "/api/{path...}"}, {Pattern: "GET /metrics"}}
+	if diff := cmp.Diff([]string{"GET /api/v1/nodes", "/api/v1/{kind}", "POST /api/v1/secrets/{name}"}, Shadowing(routes)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 

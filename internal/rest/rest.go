@@ -25,8 +25,10 @@ const (
 	RequestTimeout = 30 * time.Second
 	// MaxBody is the largest body that is read, in bytes.
 	MaxBody = 4 << 20
-	// maxInFlight requests are answered at once, and as many streams; more are refused with 429.
+	// maxInFlight requests are answered at once, and maxStreams streams; more are refused with 429. What is passed on to
+	// Kubernetes counts as a stream.
 	maxInFlight = 256
+	maxStreams  = 2048
 )
 
 // Handler answers one request. Its error, if nothing was written yet, becomes a Kubernetes Status.
@@ -65,7 +67,7 @@ func (p *Parts) Add(more Parts) {
 // Routes answers requests of users whom auth or an identity knows. Which of them may do what is each handler's to ask.
 func Routes(auth *Authenticator, parts Parts) http.Handler {
 	mux := http.NewServeMux()
-	short, streams := make(chan struct{}, maxInFlight), make(chan struct{}, maxInFlight)
+	short, streams := make(chan struct{}, maxInFlight), make(chan struct{}, maxStreams)
 	everything := append(slices.Clone(parts.Routes), Route{Pattern: "/", Handler: missing})
 	for _, route := range everything {
 		slots := short

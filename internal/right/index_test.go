@@ -65,6 +65,7 @@ func TestGroupsAreFound(t *testing.T) {
 	}
 	NewWithT(t).Eventually(groupsOf(index, "u199"), "10s").Should(ContainElement("yunfan:tenant:" + tenant + ":viewer"))
 	result := testing.Benchmark(func(b *testing.B) {
+		b.Helper()
 		for range b.N {
 			groupsOf(index, "u7")()
 		}

@@ -42,7 +42,7 @@ func start(t *testing.T) *right.Index {
 		if err := tenant.New().SetupWithManager(mgr); err != nil {
 			return err
 		}
-		return (&right.Bindings{}).SetupWithManager(mgr)
+		return (&right.Bindings{Namespace: testkit.PlatformNamespace}).SetupWithManager(mgr)
 	})
 	if err := (&right.Installer{Hub: hub.Client, Namespace: testkit.PlatformNamespace}).Install(t.Context()); err != nil {
 		t.Fatal(err)

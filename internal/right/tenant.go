@@ -2,6 +2,7 @@ package right
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -18,12 +19,21 @@ import (
 	"yunfan.io/yunfan/api/v1alpha1"
 )
 
-// Bindings keeps in each tenant's hub namespace one RoleBinding for each role. Who is in a role changes no binding.
-type Bindings struct{ hub client.Client }
+// Bindings keeps in each tenant's hub namespace one RoleBinding for each role, and the rules of the whole hub. Who is in
+// a role changes no binding.
+type Bindings struct {
+	// Namespace is the platform's own.
+	Namespace string
+
+	hub client.Client
+}
 
 // SetupWithManager registers the controller with the hub's manager.
 func (b *Bindings) SetupWithManager(mgr manager.Manager) error {
 	b.hub = mgr.GetClient()
+	if err := mgr.Add(&Installer{Hub: b.hub, Namespace: b.Namespace}); err != nil {
+		return fmt.Errorf("adding to the manager: %w", err)
+	}
 	tenants := predicate.NewPredicateFuncs(func(o client.Object) bool {
 		return o.GetLabels()[v1alpha1.LabelTenant] == o.GetName() && o.GetDeletionTimestamp().IsZero()
 	})

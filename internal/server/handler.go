@@ -37,7 +37,7 @@ func (f frame) handler(parts rest.Parts) http.Handler {
 		return nil
 	}})
 	mux.Handle("/", rest.Routes(f.authenticator, parts))
-	return mux
+	return rest.CleanPaths(mux)
 }
 
 // health adds /healthz, which says that the process answers, and /readyz, which says that it knows the hub's state.
