@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/access"
 	"yunfan.io/yunfan/internal/application"
 	"yunfan.io/yunfan/internal/cluster"
 	"yunfan.io/yunfan/internal/configuration"
@@ -61,12 +62,14 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		return rest.Parts{}, fmt.Errorf("assembling: %w", err)
 	}
 	authorizer.DecideFirst(rights.Decide)
-	open := proxy.NewOpen(still(hub, rights))
+	people := access.New(mgr, access.Options{Groups: rights.Groups, Authorizer: authorizer, Namespace: o.Namespace, URL: o.URL})
+	open := proxy.NewOpen(people.Still)
 
 	for _, c := range []controller{
 		cluster.New(members, partitions),
 		tenant.New(),
 		&right.Bindings{Namespace: o.Namespace},
+		people,
 		open,
 		partitions,
 		configuration.New(mgr),
@@ -93,22 +96,11 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		(&right.API{Hub: hub, Index: rights, Authorizer: authorizer}).Routes(),
 		(&proxy.Proxy{Hub: hub, HubConfig: mgr.GetConfig(), Members: members, Authorizer: authorizer, Rights: rights}).Routes(),
 	), Wrappers: []rest.Wrapper{open.Wrap}}
+	parts.Add(people.Parts())
 	if shadowing := proxy.Shadowing(parts.Routes); len(shadowing) > 0 {
 		return rest.Parts{}, fmt.Errorf("assembling: these views would answer in place of Kubernetes: %s", strings.Join(shadowing, ", "))
 	}
 	return parts, nil
-}
-
-// still says in which groups a user is now.
-func still(hub client.Reader, rights *right.Index) func(context.Context, rest.User) ([]string, bool) {
-	return func(ctx context.Context, was rest.User) ([]string, bool) {
-		user := &v1alpha1.User{}
-		if err := hub.Get(ctx, client.ObjectKey{Name: strings.TrimPrefix(was.Name, v1alpha1.UserPrefix)}, user); err != nil || user.Spec.Disabled {
-			return nil, false
-		}
-		groups, err := rights.Groups(ctx, user)
-		return groups, err == nil
-	}
 }
 
 // dryRun lets applications ask delivery for previews.
