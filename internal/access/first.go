@@ -23,7 +23,7 @@ const (
 	FirstSecret = "yunfan-first-administrator"
 	userEntry   = "user"
 	// cleanInterval is how often what has expired is removed.
-	cleanInterval = 5 * time.Minute
+	cleanInterval = time.Minute
 	firstRetry    = 2 * time.Second
 )
 
