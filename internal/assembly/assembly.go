@@ -28,6 +28,7 @@ import (
 	"yunfan.io/yunfan/internal/rest"
 	"yunfan.io/yunfan/internal/right"
 	"yunfan.io/yunfan/internal/tenant"
+	"yunfan.io/yunfan/internal/usage"
 )
 
 // Uncached keeps Secrets and ConfigMaps of the hub out of the cache: it would hold those of every namespace.
@@ -97,6 +98,13 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		(&proxy.Proxy{Hub: hub, HubConfig: mgr.GetConfig(), Members: members, Authorizer: authorizer, Rights: rights}).Routes(),
 	), Wrappers: []rest.Wrapper{open.Wrap}}
 	parts.Add(people.Parts())
+	if o.Records != nil {
+		history := &usage.History{Hub: hub, Records: o.Records}
+		if err := history.SetupWithManager(mgr); err != nil {
+			return rest.Parts{}, fmt.Errorf("assembling: %w", err)
+		}
+		parts.Routes = append(parts.Routes, (&usage.API{History: history, Authorizer: authorizer}).Routes()...)
+	}
 	if shadowing := proxy.Shadowing(parts.Routes); len(shadowing) > 0 {
 		return rest.Parts{}, fmt.Errorf("assembling: these views would answer in place of Kubernetes: %s", strings.Join(shadowing, ", "))
 	}
