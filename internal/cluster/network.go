@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
-	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -86,29 +84,12 @@ func apiServers(ctx context.Context, m *member.Member) ([]string, error) {
 			}
 		}
 	}
-	if own, ok := literal(m.Config.Host); ok {
-		out = append(out, own)
+	if own, ok := member.Address(m.Config.Host); ok {
+		out = append(out, own.String())
 	}
 	slices.Sort(out)
 	out = slices.Compact(out)
 	return out[:min(len(out), maxServers)], nil
-}
-
-// literal gives address and port of a URL whose host is an address other machines can use.
-func literal(host string) (string, bool) {
-	u, err := url.Parse(host)
-	if err != nil {
-		return "", false
-	}
-	address, err := netip.ParseAddr(u.Hostname())
-	if err != nil || address.IsLoopback() || address.IsUnspecified() {
-		return "", false
-	}
-	port, err := strconv.ParseUint(u.Port(), 10, 16)
-	if err != nil {
-		port = 443
-	}
-	return netip.AddrPortFrom(address, uint16(port)).String(), true
 }
 
 func networkOf(nodes []corev1.Node, podCIDRs []string) v1alpha1.ClusterNetwork {

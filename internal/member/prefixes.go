@@ -2,8 +2,28 @@ package member
 
 import (
 	"net/netip"
+	"net/url"
 	"slices"
+	"strconv"
 )
+
+// Address gives address and port of an API server's URL; false if its host is a name, or an address that only this
+// machine can use.
+func Address(host string) (netip.AddrPort, bool) {
+	u, err := url.Parse(host)
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	address, err := netip.ParseAddr(u.Hostname())
+	if err != nil || address.IsLoopback() || address.IsUnspecified() {
+		return netip.AddrPort{}, false
+	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	if err != nil {
+		port = 443
+	}
+	return netip.AddrPortFrom(address, uint16(port)), true
+}
 
 // Aggregate gives ranges, at most as many as wanted for each of the two kinds of address, that hold all the given
 // ones, in order. Ranges within others and halves of one are joined; only if there are still too many, addresses are

@@ -64,3 +64,15 @@ func parse(texts []string) []netip.Prefix {
 	}
 	return out
 }
+
+func TestAddress(t *testing.T) {
+	for host, want := range map[string]string{
+		"https://198.18.0.10:6443": "198.18.0.10:6443", "https://198.18.0.10": "198.18.0.10:443", "https://[fd00::1]:6443/x": "[fd00::1]:6443",
+		"https://127.0.0.1:6443": "", "https://api.example.com:6443": "", "198.18.0.10:6443": "", "": "",
+	} {
+		got, ok := Address(host)
+		if ok != (want != "") || ok && got.String() != want {
+			t.Errorf("%q: want %q, got %v %v", host, want, got, ok)
+		}
+	}
+}

@@ -6,6 +6,7 @@ package partition
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -42,6 +43,7 @@ type Controller struct {
 type hubSide struct {
 	client client.Client
 	reader client.Reader // past the cache, for decisions
+	hub    netip.Addr    // of its API server; invalid if that has a name only, or is reached from this machine alone
 }
 
 // New makes the controller. The roles are those of people: each member gets them once, and namespaces bind them.
@@ -52,6 +54,9 @@ func New(members Members, roles ...client.Object) *Controller {
 // SetupWithManager registers the controller with the hub's manager, and with the members for each of them.
 func (c *Controller) SetupWithManager(mgr manager.Manager) error {
 	c.client, c.reader = mgr.GetClient(), mgr.GetAPIReader()
+	if address, ok := member.Address(mgr.GetConfig().Host); ok {
+		c.hub = address.Addr()
+	}
 	c.members.Register(c)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("partition").

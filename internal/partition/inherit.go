@@ -6,7 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	networkingv1 "k8s.io/api/networking/v1"
+
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/partition/isolation"
 	"yunfan.io/yunfan/internal/reconcile"
 )
 
@@ -49,10 +52,31 @@ func inherit(p, parent *v1alpha1.Partition) (*v1alpha1.Partition, error) {
 	level("isolation.ingress", string(p.Spec.Isolation.Ingress), string(out.Spec.Isolation.Ingress), string(v1alpha1.IsolationTenant), weaker)
 	out.Spec.Isolation.Egress, weaker = stricter(isolationOrder, p.Spec.Isolation.Egress, parent.Spec.Isolation.Egress, v1alpha1.IsolationAll)
 	level("isolation.egress", string(p.Spec.Isolation.Egress), string(out.Spec.Isolation.Egress), string(v1alpha1.IsolationAll), weaker)
+	problems = append(problems, inheritPolicies(out, parent)...)
 	if problems != nil {
 		return out, reconcile.Stall(v1alpha1.ReasonInvalid, "a part of partition %s cannot have what that has not: %s", parent.Name, strings.Join(problems, "; "))
 	}
 	return out, nil
+}
+
+// inheritPolicies takes out of a part, and tells, what opens more than its parent's isolation does. A policy of its own
+// stands in place of the isolation, so it needs a parent that leaves tenants the choice.
+func inheritPolicies(out, parent *v1alpha1.Partition) (problems []string) {
+	if out.Spec.Isolation.APIServer && !parent.Spec.Isolation.APIServer {
+		out.Spec.Isolation.APIServer = false
+		problems = append(problems, "spec.isolation.apiServer: the API server is closed to "+parent.Name)
+	}
+	_, closedIn := stricter(isolationOrder, v1alpha1.IsolationTenant, parent.Spec.Isolation.Ingress, v1alpha1.IsolationTenant)
+	_, closedOut := stricter(isolationOrder, v1alpha1.IsolationAll, parent.Spec.Isolation.Egress, v1alpha1.IsolationAll)
+	out.Spec.NetworkPolicies = slices.DeleteFunc(out.Spec.NetworkPolicies, func(policy v1alpha1.PartitionNetworkPolicy) bool {
+		types := isolation.TypesOf(&policy.Spec)
+		wider := closedIn && slices.Contains(types, networkingv1.PolicyTypeIngress) || closedOut && slices.Contains(types, networkingv1.PolicyTypeEgress)
+		if wider {
+			problems = append(problems, fmt.Sprintf("spec.networkPolicies %s may open what spec.isolation of %s closes", policy.Name, parent.Name))
+		}
+		return wider
+	})
+	return problems
 }
 
 // stricter gives the stricter of two levels, and says whether the part's own is the weaker one.

@@ -210,6 +210,7 @@ func TestCLU01_RemovedClusterKeepsAndReturns(t *testing.T) {
 	w.delete(cluster)
 	w.eventually(p, v1alpha1.ReasonClusterNotFound, "join it under this name")
 	w.get(ns, "", p.Status.Namespace)
+	w.create()
 	w.join()
 	w.eventually(p, v1alpha1.ReasonReady, "")
 	w.get(ns, "", p.Status.Namespace)
@@ -218,7 +219,7 @@ func TestCLU01_RemovedClusterKeepsAndReturns(t *testing.T) {
 	}
 
 	w.set.Disconnect(w.cluster)
-	w.delete(p)
+	w.delete(&v1alpha1.Cluster{ObjectMeta: metav1.ObjectMeta{Name: w.cluster}}, p)
 	w.gone(hub.Client, p)
 	w.get(ns, "", p.MemberNamespace())
 }

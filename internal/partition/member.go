@@ -33,6 +33,8 @@ type reconciler struct {
 	enforced    time.Time  // when it was last applied
 	unsupported bool       // the member has no admission policies
 
+	network network // so are the addresses of all clusters
+
 	mu      sync.Mutex
 	records map[types.NamespacedName]*record
 }
@@ -59,7 +61,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			r.partsGone, r.withdraw, r.reached(r.removeNamespace), r.reached(r.reserveNodes), r.release)
 	}
 	return reconcile.Run(ctx, r.client, p, v1alpha1.ConditionReady, v1alpha1.ReasonReady,
-		r.hold, traffic, r.reclaim, r.allocate, r.reached(r.enforce), r.reached(r.setUp), r.settle, r.reached(r.reserveNodes), r.reached(r.observe), r.inherits)
+		r.hold, traffic, r.reclaim, r.allocate, r.reached(r.enforce), r.reached(r.setUp), r.reached(r.isolate), r.settle, r.reached(r.reserveNodes), r.reached(r.observe), r.inherits)
 }
 
 // hold keeps the object until what was made of it is gone.
@@ -93,6 +95,8 @@ type record struct {
 	adopted bool
 	wanted  string   // what was applied
 	applied []string // what the member made of it, object by object
+	// policies are its NetworkPolicies, by name
+	policies map[string]appliedPolicy
 }
 
 func (r *reconciler) record(key types.NamespacedName) *record {

@@ -7,18 +7,13 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 )
 
-const (
-	quotaName     = "yunfan"
-	isolationName = "yunfan-isolation"
-)
+const quotaName = "yunfan"
 
 // identity are the labels by which the platform knows what it made for a partition.
 func identity(p *v1alpha1.Partition) map[string]string {
@@ -46,16 +41,20 @@ func objects(p *v1alpha1.Partition, adopted bool) (wanted, unwanted []client.Obj
 	sort(&corev1.LimitRange{
 		ObjectMeta: owned(p, quotaName), Spec: corev1.LimitRangeSpec{Limits: p.Spec.Limits},
 	}, len(p.Spec.Limits) > 0)
-	policy := isolation(p)
-	sort(policy, len(policy.Spec.PolicyTypes) > 0)
 	unwanted = append(unwanted, formerRights(p)...)
 	return append(wanted, rights(p)...), unwanted
 }
 
 func namespace(p *v1alpha1.Partition, adopted bool) *corev1.Namespace {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		Name: p.MemberNamespace(), Labels: identity(p), Annotations: map[string]string{},
+		Name: p.MemberNamespace(), Labels: map[string]string{}, Annotations: map[string]string{},
 	}}
+	for key, value := range p.Labels {
+		if !strings.Contains(key, "/") { // those with a prefix mean something to somebody: ours, Kubernetes', a policy engine's
+			ns.Labels[key] = value
+		}
+	}
+	maps.Copy(ns.Labels, identity(p))
 	level := strings.ToLower(string(p.Spec.PodSecurity))
 	if level == "" {
 		level = "baseline"
@@ -79,54 +78,6 @@ func selectorText(selector map[string]string) string {
 		pairs = append(pairs, key+"="+selector[key])
 	}
 	return strings.Join(pairs, ",")
-}
-
-// isolation gives the NetworkPolicy; without policy types it restricts nothing.
-func isolation(p *v1alpha1.Partition) *networkingv1.NetworkPolicy {
-	policy := &networkingv1.NetworkPolicy{ObjectMeta: owned(p, isolationName)}
-	if peers, restricted := isolationPeers(p, p.Spec.Isolation.Ingress, v1alpha1.IsolationTenant); restricted {
-		policy.Spec.PolicyTypes = append(policy.Spec.PolicyTypes, networkingv1.PolicyTypeIngress)
-		if len(peers) > 0 {
-			policy.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: peers}}
-		}
-	}
-	if peers, restricted := isolationPeers(p, p.Spec.Isolation.Egress, v1alpha1.IsolationAll); restricted {
-		policy.Spec.PolicyTypes = append(policy.Spec.PolicyTypes, networkingv1.PolicyTypeEgress)
-		policy.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{nameService()}
-		if len(peers) > 0 {
-			policy.Spec.Egress = append(policy.Spec.Egress, networkingv1.NetworkPolicyEgressRule{To: peers})
-		}
-	}
-	return policy
-}
-
-func isolationPeers(p *v1alpha1.Partition, level, byDefault v1alpha1.IsolationLevel) (peers []networkingv1.NetworkPolicyPeer, restricted bool) {
-	if level == "" {
-		level = byDefault
-	}
-	switch level {
-	case v1alpha1.IsolationAll:
-		return nil, false
-	case v1alpha1.IsolationTenant:
-		same := metav1.LabelSelector{MatchLabels: map[string]string{v1alpha1.LabelTenant: p.Namespace}}
-		return []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &same}}, true
-	case v1alpha1.IsolationPartition:
-		return []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{}}}, true
-	}
-	return nil, true
-}
-
-// nameService lets pods ask the cluster's DNS, without which they find nothing that they may talk to.
-func nameService() networkingv1.NetworkPolicyEgressRule {
-	rule := networkingv1.NetworkPolicyEgressRule{To: []networkingv1.NetworkPolicyPeer{{
-		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: metav1.NamespaceSystem}},
-		PodSelector:       &metav1.LabelSelector{MatchLabels: map[string]string{"k8s-app": "kube-dns"}},
-	}}}
-	for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
-		port := intstr.FromInt32(53)
-		rule.Ports = append(rule.Ports, networkingv1.NetworkPolicyPort{Protocol: &protocol, Port: &port})
-	}
-	return rule
 }
 
 // reserved says why a namespace cannot be a partition's; empty if it can.

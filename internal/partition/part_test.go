@@ -171,8 +171,7 @@ func TestRES15_PartsAreNotWiderThanTheirParent(t *testing.T) {
 	g.Expect(ns.Annotations).To(HaveKeyWithValue(v1alpha1.AnnotationNodeSelector, "pool=edu"))
 	g.Expect(plain.NodePool().Selector).To(Equal(map[string]string{"pool": "edu"}), "what is delivered gets it, too")
 	policy := &networkingv1.NetworkPolicy{}
-	w.get(policy, plain.Status.Namespace, "yunfan-isolation")
-	g.Expect(policy.Spec.PolicyTypes).To(HaveLen(2))
+	w.get(policy, plain.Status.Namespace, "yunfan-ingress")
 	g.Expect(policy.Spec.Ingress[0].From[0].PodSelector).NotTo(BeNil(), "from its own pods only")
 
 	narrow := w.ready(tenant, "narrow", partOf("prod", func(s *v1alpha1.PartitionSpec) { s.Nodes.Selector = map[string]string{"disk": "ssd"} }))
@@ -189,7 +188,10 @@ func TestRES15_PartsAreNotWiderThanTheirParent(t *testing.T) {
 		"exclusive": {func(s *v1alpha1.PartitionSpec) {
 			s.Nodes = v1alpha1.NodePool{Selector: map[string]string{"pool": "edu"}, Exclusive: true}
 		}, v1alpha1.ReasonInvalid, "are not kept for the tenant"},
-		"security":  {func(s *v1alpha1.PartitionSpec) { s.PodSecurity = v1alpha1.PodSecurityPrivileged }, v1alpha1.ReasonInvalid, "spec.podSecurity Privileged is weaker than Restricted of prod"},
+		"security":   {func(s *v1alpha1.PartitionSpec) { s.PodSecurity = v1alpha1.PodSecurityPrivileged }, v1alpha1.ReasonInvalid, "spec.podSecurity Privileged is weaker than Restricted of prod"},
+		"api-server": {func(s *v1alpha1.PartitionSpec) { s.Isolation.APIServer = true }, v1alpha1.ReasonInvalid, "the API server is closed to prod"},
+		"policy": {func(s *v1alpha1.PartitionSpec) { s.NetworkPolicies = []v1alpha1.PartitionNetworkPolicy{{Name: "open"}} }, v1alpha1.ReasonInvalid,
+			"spec.networkPolicies open may open what spec.isolation of prod closes"},
 		"ingress":   {func(s *v1alpha1.PartitionSpec) { s.Isolation.Ingress = v1alpha1.IsolationAll }, v1alpha1.ReasonInvalid, "spec.isolation.ingress All is weaker than Partition of prod"},
 		"depth":     {func(s *v1alpha1.PartitionSpec) { s.Parent = "plain" }, v1alpha1.ReasonInvalid, "is itself a part of prod"},
 		"cluster":   {func(s *v1alpha1.PartitionSpec) { s.Parent = "elsewhere" }, v1alpha1.ReasonInvalid, "is in cluster nowhere"},

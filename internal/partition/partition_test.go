@@ -34,8 +34,7 @@ func TestRES01_PartitionIsMadeInItsCluster(t *testing.T) {
 	g.Expect(ns.Annotations).To(HaveKeyWithValue(v1alpha1.AnnotationNodeSelector, "disk=ssd,pool=edu"))
 	w.get(&corev1.LimitRange{}, name, "yunfan")
 	policy := &networkingv1.NetworkPolicy{}
-	w.get(policy, name, "yunfan-isolation")
-	g.Expect(policy.Spec.PolicyTypes).To(HaveLen(2))
+	w.get(policy, name, "yunfan-egress")
 	g.Expect(policy.Spec.Egress).To(HaveLen(2), "the name service and the tenant's pods")
 
 	other := w.ready(tenant, "test")
@@ -92,7 +91,7 @@ func TestRES01_DriftIsCorrected(t *testing.T) {
 	w.update(p, func(s *v1alpha1.PartitionSpec) { s.Quota = nil; s.Isolation.Ingress = v1alpha1.IsolationAll })
 	w.eventually(p, v1alpha1.ReasonReady, "")
 	w.gone(w.member.Client, quota)
-	w.gone(w.member.Client, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: p.Status.Namespace, Name: "yunfan-isolation"}})
+	w.gone(w.member.Client, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: p.Status.Namespace, Name: "yunfan-ingress"}})
 }
 
 func TestRES03_RES06_QuotaIsEnforcedAndShown(t *testing.T) {

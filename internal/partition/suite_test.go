@@ -45,12 +45,25 @@ func start(t *testing.T) *world {
 		w.controller = partition.New(w.set)
 		return w.controller.SetupWithManager(mgr)
 	})
-	testkit.Create(t, hub.Client, &v1alpha1.Cluster{
-		ObjectMeta: metav1.ObjectMeta{Name: w.cluster},
-		Spec:       v1alpha1.ClusterSpec{Connection: v1alpha1.ClusterConnection{KubeconfigSecretRef: &v1alpha1.SecretReference{Name: "x"}}},
-	})
+	w.create()
 	w.join()
 	return w
+}
+
+// create creates the Cluster with its addresses, as the cluster controller finds them.
+func (w *world) create() {
+	w.Helper()
+	cluster := &v1alpha1.Cluster{
+		ObjectMeta: metav1.ObjectMeta{Name: w.cluster},
+		Spec:       v1alpha1.ClusterSpec{Connection: v1alpha1.ClusterConnection{KubeconfigSecretRef: &v1alpha1.SecretReference{Name: "x"}}},
+	}
+	testkit.Create(w, hub.Client, cluster)
+	cluster.Status.Network = v1alpha1.ClusterNetwork{
+		APIServers: []string{"192.168.1.10:6443"}, Nodes: []string{"192.168.1.12/30"}, Pods: []string{"10.244.0.0/16"},
+	}
+	if err := hub.Client.Status().Update(w.Context(), cluster); err != nil {
+		w.Fatal(err)
+	}
 }
 
 // join stands for the cluster controller.

@@ -36,6 +36,7 @@ func (r *reconciler) sources(hub cache.Cache) []source.Source {
 		member.OnHub(hub, &v1alpha1.Partition{}, partitionChanged, func(ctx context.Context, o client.Object) []ctrl.Request {
 			return r.family(ctx, o.(*v1alpha1.Partition))
 		}),
+		member.OnHub(hub, &v1alpha1.Cluster{}, networkChanged, func(ctx context.Context, _ client.Object) []ctrl.Request { return all(ctx) }),
 		member.OnHub(hub, &v1alpha1.Tenant{}, tenantChanged, r.ofTenant),
 		member.OnHub(hub, &v1alpha1.Delivery{}, member.NeverChanged, ofDelivery),
 		source.Channel(r.member.Subscribe(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []ctrl.Request {
@@ -47,7 +48,7 @@ func (r *reconciler) sources(hub cache.Cache) []source.Source {
 	}
 	for _, kind := range []client.Object{
 		&corev1.Namespace{}, &corev1.LimitRange{}, &networkingv1.NetworkPolicy{},
-		&corev1.ServiceAccount{}, &rbacv1.Role{}, &rbacv1.RoleBinding{},
+		&corev1.Service{}, &corev1.ServiceAccount{}, &rbacv1.Role{}, &rbacv1.RoleBinding{},
 	} {
 		sources = append(sources, source.Kind(r.member.Cache, kind, handler.EnqueueRequestsFromMapFunc(ofObject)))
 	}
@@ -89,12 +90,19 @@ func later(others func(context.Context) []ctrl.Request) handler.EventHandler {
 	}
 }
 
-// partitionChanged looks besides the spec at what decides whether a part gets its quota.
+// partitionChanged looks besides the spec at labels, which its namespace gets, and at what decides whether a part gets
+// its quota.
 func partitionChanged(was, is client.Object) bool {
 	before, after := &was.(*v1alpha1.Partition).Status, &is.(*v1alpha1.Partition).Status
 	return member.GenerationChanged(was, is) || !was.GetDeletionTimestamp().Equal(is.GetDeletionTimestamp()) ||
+		!equality.Semantic.DeepEqual(was.GetLabels(), is.GetLabels()) ||
 		!equality.Semantic.DeepEqual(before.Allocated, after.Allocated) ||
 		len(after.Allocated) > 0 && !equality.Semantic.DeepEqual(before.Hard, after.Hard)
+}
+
+// networkChanged leaves out what policies do not name.
+func networkChanged(was, is client.Object) bool {
+	return !equality.Semantic.DeepEqual(was.(*v1alpha1.Cluster).Status.Network, is.(*v1alpha1.Cluster).Status.Network)
 }
 
 func tenantChanged(was, is client.Object) bool {

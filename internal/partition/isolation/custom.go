@@ -11,7 +11,7 @@ import (
 // custom is a policy of the partition's own as it is applied: what it allows beyond the tenant's reach is taken out.
 func custom(wanted *networkingv1.NetworkPolicySpec, tenant string, protected *addresses) (*networkingv1.NetworkPolicySpec, error) {
 	spec := wanted.DeepCopy()
-	spec.PolicyTypes = typesOf(wanted) // before rules are taken out
+	spec.PolicyTypes = TypesOf(wanted) // before rules are taken out
 	for i := range spec.Ingress {
 		spec.Ingress[i].From = confine(spec.Ingress[i].From, tenant)
 	}

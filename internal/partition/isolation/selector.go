@@ -20,7 +20,7 @@ func unselected(policies []v1alpha1.PartitionNetworkPolicy, direction networking
 	rest := [][]metav1.LabelSelectorRequirement{nil}
 	for i := range policies {
 		policy := &policies[i]
-		if !slices.Contains(typesOf(&policy.Spec), direction) {
+		if !slices.Contains(TypesOf(&policy.Spec), direction) {
 			continue
 		}
 		var next [][]metav1.LabelSelectorRequirement
@@ -75,8 +75,8 @@ func negated(selector *metav1.LabelSelector) []metav1.LabelSelectorRequirement {
 	return out
 }
 
-// typesOf gives the directions of a policy as the API server fills them in.
-func typesOf(spec *networkingv1.NetworkPolicySpec) []networkingv1.PolicyType {
+// TypesOf gives the directions of a policy as the API server fills them in.
+func TypesOf(spec *networkingv1.NetworkPolicySpec) []networkingv1.PolicyType {
 	switch {
 	case len(spec.PolicyTypes) > 0:
 		return spec.PolicyTypes
