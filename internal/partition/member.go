@@ -29,9 +29,11 @@ type reconciler struct {
 
 	taints sync.Mutex // nodes are shared by all partitions of the member
 
-	policy      sync.Mutex // and so is the admission policy
-	enforced    time.Time  // when it was last applied
-	unsupported bool       // the member has no admission policies
+	policy   sync.Mutex // and so is the admission policy
+	enforced time.Time  // when it was last applied
+	// parameterText is what was applied with it
+	parameterText string
+	unsupported   bool // the member has no admission policies
 
 	network network // so are the addresses of all clusters
 

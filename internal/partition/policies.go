@@ -56,7 +56,9 @@ func rules() []admissionv1.Validation {
 	}
 }
 
-func policies() []client.Object {
+func policies() []client.Object { return slices.Concat(podPolicy(), images(), services()) }
+
+func podPolicy() []client.Object {
 	fail, deny := admissionv1.Fail, admissionv1.Deny
 	all := admissionv1.NamespacedScope
 	return []client.Object{
@@ -100,16 +102,19 @@ func policies() []client.Object {
 func (r *reconciler) enforce(ctx context.Context, _ *v1alpha1.Partition) error {
 	r.policy.Lock()
 	defer r.policy.Unlock()
-	if time.Since(r.enforced) > policyInterval {
-		var err error
-		if r.unsupported, err = applyPolicies(ctx, r.member, slices.Concat(r.roles, policies())); err != nil {
+	parameters, err := r.parameters(ctx)
+	if err != nil {
+		return err
+	}
+	if now := text(parameters); now != r.parameterText || time.Since(r.enforced) > policyInterval {
+		if r.unsupported, err = applyPolicies(ctx, r.member, slices.Concat(r.roles, parameters, policies())); err != nil {
 			return err
 		}
-		r.enforced = time.Now()
+		r.enforced, r.parameterText = time.Now(), now
 	}
 	if r.unsupported {
 		return reconcile.Remark("the cluster's Kubernetes is older than 1.30 and has no admission policies: " +
-			"node pool and exclusive nodes are not enforced against pods that do not come from Yunfan")
+			"node pool, exclusive nodes, images of other tenants and external addresses are not enforced there")
 	}
 	return nil
 }

@@ -57,9 +57,15 @@ func (r *reconciler) sources(hub cache.Cache) []source.Source {
 
 func (r *reconciler) mine(p *v1alpha1.Partition) bool { return p.Spec.Cluster == r.member.Name }
 
-// ofTenant finds the partitions that may get a quota now that was refused before.
+// ofTenant finds the partitions that may get a quota now that was refused before, and one more, because the member must
+// know every tenant's name.
 func (r *reconciler) ofTenant(ctx context.Context, tenant client.Object) []ctrl.Request {
-	return r.partitions(ctx, func(p *v1alpha1.Partition) bool { return r.mine(p) && p.Namespace == tenant.GetName() })
+	first := true
+	return r.partitions(ctx, func(p *v1alpha1.Partition) bool {
+		wanted := r.mine(p) && (first || p.Namespace == tenant.GetName())
+		first = first && !wanted
+		return wanted
+	})
 }
 
 // ofObject finds the partition of one of the member's objects by its labels.
@@ -102,7 +108,9 @@ func partitionChanged(was, is client.Object) bool {
 
 // networkChanged leaves out what policies do not name.
 func networkChanged(was, is client.Object) bool {
-	return !equality.Semantic.DeepEqual(was.(*v1alpha1.Cluster).Status.Network, is.(*v1alpha1.Cluster).Status.Network)
+	before, after := was.(*v1alpha1.Cluster), is.(*v1alpha1.Cluster)
+	return !equality.Semantic.DeepEqual(before.Status.Network, after.Status.Network) ||
+		!equality.Semantic.DeepEqual(before.Spec.ExternalIPs, after.Spec.ExternalIPs)
 }
 
 func tenantChanged(was, is client.Object) bool {
