@@ -127,13 +127,7 @@ func podsOf(components []v1alpha1.Component, overrides []v1alpha1.Override, limi
 		if c.Template == nil || c.Workload == v1alpha1.WorkloadExternal {
 			continue
 		}
-		var override *corev1.ResourceRequirements
-		for j := range overrides {
-			if overrides[j].Component == c.Name {
-				override = overrides[j].Resources
-			}
-		}
-		pods[c.Name] = podDemand(&c.Template.Spec, override, limits)
+		pods[c.Name] = podDemand(&c.Template.Spec, resourcesOf(overrides, c.Name), limits)
 	}
 	return pods
 }

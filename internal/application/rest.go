@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -181,6 +182,8 @@ type PartitionPreview struct {
 	// Removed says that the application would leave the partition.
 	Removed bool `json:"removed,omitempty"`
 	Changes any  `json:"changes,omitempty"`
+	// QOSClasses are those that the pods of each component get.
+	QOSClasses map[string]corev1.PodQOSClass `json:"qosClasses,omitempty"`
 	// Error says why it cannot be told what would change.
 	Error string `json:"error,omitempty"`
 }
@@ -280,6 +283,7 @@ func (a *API) tryOne(ctx context.Context, tenant string, plan *Plan, i int, inve
 	partition := &v1alpha1.Partition{}
 	err := a.Hub.Get(ctx, client.ObjectKey{Namespace: tenant, Name: spec.Partition}, partition)
 	if err == nil {
+		preview.QOSClasses = qosClasses(plan.Revision, partition)
 		preview.Changes, err = a.DryRun(ctx, partition, plan.Revision, spec, inventory)
 	}
 	if err != nil {

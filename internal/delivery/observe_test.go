@@ -73,7 +73,7 @@ func TestPodReason(t *testing.T) {
 				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse,
 					Reason: corev1.PodReasonUnschedulable, Message: "0/2 nodes are available: 2 Insufficient cpu."}}
 			},
-			want: v1alpha1.ReasonUnschedulable, text: []string{"2 Insufficient cpu", "add a node"},
+			want: v1alpha1.ReasonUnschedulable, text: []string{"not enough free CPU", "2 Insufficient cpu", "add a node, stop other pods or lower the request"},
 		},
 		"InitContainer": {
 			reason: "a failing init container is why the others do not start",

@@ -43,7 +43,7 @@ func podReason(pod *corev1.Pod) (reason, message string) {
 	}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
-			return v1alpha1.ReasonUnschedulable, fmt.Sprintf("no node takes pod %s: %s: add a node, stop other pods or lower the requests", pod.Name, strings.TrimSuffix(c.Message, "."))
+			return v1alpha1.ReasonUnschedulable, unschedulableMessage(pod, c.Message)
 		}
 	}
 	for i := range pod.Status.InitContainerStatuses {

@@ -101,13 +101,13 @@ func slimPod(p *corev1.Pod) *corev1.Pod {
 			DeletionGracePeriodSeconds: p.DeletionGracePeriodSeconds,
 		},
 		Spec: corev1.PodSpec{
-			NodeName: p.Spec.NodeName, Overhead: p.Spec.Overhead, Resources: p.Spec.Resources,
+			NodeName: p.Spec.NodeName, NodeSelector: p.Spec.NodeSelector, Overhead: p.Spec.Overhead, Resources: p.Spec.Resources,
 			Containers: slimContainers(p.Spec.Containers), InitContainers: slimContainers(p.Spec.InitContainers),
 		},
 		Status: p.Status,
 	}
 	if _, ours := p.Labels[v1alpha1.LabelPartition]; !ours {
-		out.Labels = nil
+		out.Labels, out.Spec.NodeSelector = nil, nil
 		out.Status = corev1.PodStatus{Phase: p.Status.Phase, Reason: p.Status.Reason}
 	}
 	return out
