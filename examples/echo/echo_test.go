@@ -96,6 +96,14 @@ func TestServeStopsAndEchoes(t *testing.T) {
 			var out bytes.Buffer
 			g.Expect(run(t.Context(), []string{"dial", network, address, "hello", "there"}, &out)).To(Succeed())
 			g.Expect(out.String()).To(Equal(hostname() + " hello there\n"))
+
+			out.Reset()
+			nobody := network + "://127.0.0.1:1"
+			g.Expect(run(t.Context(), []string{"reach", "--timeout", "200ms", network + "://" + address, nobody}, &out)).To(Succeed())
+			g.Expect(strings.Split(strings.TrimSpace(out.String()), "\n")).To(ConsistOf(network+"://"+address+" "+hostname(), nobody+" -"))
+			out.Reset()
+			g.Expect(run(t.Context(), []string{"reach", "--every", "10ms", "--for", "200ms", "--keep", network + "://" + address}, &out)).To(Succeed())
+			g.Expect(out.String()).To(HaveSuffix(" "+network+"://"+address+" "+hostname()+"\n"), "what does not change is said once, with its time")
 		})
 	}
 }

@@ -38,6 +38,7 @@ func commandList() map[string]command {
 		"nslookup": {"NAME                  look up addresses", lookup},
 		"get":      {"URL [HEADER:VALUE…]   show status and body of a page; exits 1 unless it is 2xx or 3xx", get},
 		"dial":     {"tcp|udp HOST:PORT [TEXT]   send a line and show one that comes back", dial},
+		"reach":    {"tcp|udp://HOST:PORT… say which of many addresses answer, once or as it changes", reach},
 		"env":      {"                      show the environment", environment},
 		"print":    {"TEXT…                 show words", printWords},
 		"sleep":    {"DURATION              wait, as in 1m30s or 90", sleep},
