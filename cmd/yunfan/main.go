@@ -42,6 +42,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 	access := &cli.Access{}
 	root.AddGroup(
 		&cobra.Group{ID: "platform", Title: "The platform:"},
+		&cobra.Group{ID: "people", Title: "Signing in:"},
 		&cobra.Group{ID: "applications", Title: "Applications, over all their partitions at once:"},
 		&cobra.Group{ID: "look", Title: "Looking around:"},
 	)
@@ -53,9 +54,11 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 	}
 	add("platform",
 		newUpCommand(), newDownCommand(), newKubeconfigCommand(), newServerCommand(), newRegistryCommand(), newImageCommand())
+	add("people",
+		newLoginCommand(access), newLogoutCommand(), newWhoAmICommand(), newPasswordCommand(), newTokensCommand(), newTokenCommand(), newFirstPasswordCommand(access))
 	add("applications",
 		newStatusCommand(access), newPreviewCommand(access), newLogsCommand(access), newScaleCommand(access),
-		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access))
+		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access), newSecretCommand(access))
 	add("look",
 		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newNodesCommand(access), newPortsCommand(access))
 	return root

@@ -19,9 +19,10 @@ import (
 const (
 	// FirstUser is the name of the first administrator.
 	FirstUser = "admin"
-	// FirstSecret holds his password, entries "user" and "password", until somebody has read it.
-	FirstSecret = "yunfan-first-administrator"
-	userEntry   = "user"
+	// FirstSecret holds his password, entries "user" and "password", until somebody has read it. With the entry "ready"
+	// he can sign in, and not before that may it be deleted.
+	FirstSecret           = "yunfan-first-administrator"
+	userEntry, readyEntry = "user", "ready"
 	// cleanInterval is how often what has expired is removed.
 	cleanInterval = time.Minute
 	firstRetry    = 2 * time.Second
@@ -83,14 +84,27 @@ func (s *Service) firstAdministrator(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making the first administrator: %w", err)
 	}
-	if hash, err := s.passwordHash(ctx, user); err != nil || hash != "" {
+	hash, err := s.passwordHash(ctx, user)
+	if err != nil {
 		return err
 	}
-	user.Status.PasswordChangeRequired = true
-	if err := s.unlocked(ctx, user); err != nil {
-		return err
+	if hash == "" {
+		user.Status.PasswordChangeRequired = true
+		if err := s.unlocked(ctx, user); err != nil {
+			return err
+		}
+		if err := s.keepPassword(ctx, user, string(written.Data[passwordEntry])); err != nil {
+			return err
+		}
 	}
-	return s.keepPassword(ctx, user, string(written.Data[passwordEntry]))
+	if len(written.Data[readyEntry]) > 0 {
+		return nil
+	}
+	written.Data[readyEntry] = []byte("true")
+	if err := s.hub.Update(ctx, written); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("saying that the first administrator can sign in: %w", err)
+	}
+	return nil
 }
 
 // garbage removes sessions and access tokens that have expired. Only the leader does that.

@@ -32,6 +32,7 @@ type Get struct {
 var resources = map[string]bool{
 	"applications": true, "applicationrevisions": true, "configurations": true, "deliveries": true, "partitions": true,
 	"clusters": false, "nodeports": false, "tenants": false,
+	"accesstokens": false, "directories": false, "sessions": false, "users": false,
 }
 
 // ResourceNames lists what Get knows, for help and completion.
@@ -47,7 +48,7 @@ func ResourceNames() []string {
 // resource finds a resource by its name, in singular or plural, or its abbreviation.
 func resource(word string) (schema.GroupVersionResource, bool, error) {
 	word = strings.ToLower(word)
-	short := map[string]string{"app": "applications", "apps": "applications", "revisions": "applicationrevisions", "revision": "applicationrevisions", "delivery": "deliveries"}
+	short := map[string]string{"app": "applications", "apps": "applications", "revisions": "applicationrevisions", "revision": "applicationrevisions", "delivery": "deliveries", "directory": "directories"}
 	for _, name := range []string{word, word + "s", short[word]} {
 		if tenanted, ok := resources[name]; ok {
 			return v1alpha1.GroupVersion.WithResource(name), tenanted, nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,6 +40,9 @@ func (a *Access) Server(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if signedIn(hub) {
+		return NewServer(hub)
+	}
 	clientset, err := kubernetes.NewForConfig(hub)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the hub: %w", err)
@@ -51,6 +55,31 @@ func (a *Access) Server(ctx context.Context) (*Server, error) {
 		return nil, fmt.Errorf("asking the hub where the server is: %w", err)
 	}
 	return newServer(hub, where)
+}
+
+// TokenCommand is the sub-command that gives kubectl its token. A kubeconfig that calls it was made by signing in to the
+// server, which is then what it reaches.
+const TokenCommand = "token"
+
+func signedIn(config *rest.Config) bool {
+	plugin := config.ExecProvider
+	return plugin != nil && len(plugin.Args) > 0 && plugin.Args[0] == TokenCommand && strings.HasPrefix(filepath.Base(plugin.Command), "yunfan")
+}
+
+// NewServer makes a client of the server that config reaches.
+func NewServer(config *rest.Config) (*Server, error) {
+	u, err := url.Parse(config.Host)
+	if err != nil || u.Host == "" || u.Scheme != "https" {
+		return nil, Usagef("%q is no address of a server: give one such as https://yunfan.example.com:8443", config.Host)
+	}
+	config = rest.CopyConfig(config)
+	config.Timeout = 0 // logs have no end of their own; the server bounds everything else
+	c, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the server: %w", err)
+	}
+	u.Path = ""
+	return &Server{URL: u, Config: config, http: c}, nil
 }
 
 func newServer(hub *rest.Config, where *corev1.ConfigMap) (*Server, error) {
@@ -66,12 +95,7 @@ func newServer(hub *rest.Config, where *corev1.ConfigMap) (*Server, error) {
 	}
 	config.BearerToken, config.BearerTokenFile = hub.BearerToken, hub.BearerTokenFile
 	config.ExecProvider, config.AuthProvider = hub.ExecProvider, hub.AuthProvider
-	config.Timeout = 0 // logs have no end of their own; the server bounds everything else
-	c, err := rest.HTTPClientFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to the server: %w", err)
-	}
-	return &Server{URL: u, Config: config, http: c}, nil
+	return NewServer(config)
 }
 
 // Call sends in, if it is not nil, as JSON to path and decodes the answer into out.
@@ -103,11 +127,14 @@ func (s *Server) Stream(ctx context.Context, method, path string, query url.Valu
 	if err != nil {
 		return nil, fmt.Errorf("making the request: %w", err)
 	}
+	if in != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
 	response, err := s.http.Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("asking the server: %w", err)
 	}
-	if response.StatusCode == http.StatusOK {
+	if response.StatusCode == http.StatusOK || response.StatusCode == http.StatusCreated {
 		return response.Body, nil
 	}
 	defer response.Body.Close()

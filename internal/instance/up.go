@@ -80,7 +80,14 @@ func (i *Instance) bring(ctx context.Context, o UpOptions, began time.Time) erro
 			return err
 		}
 	}
+	first, err := i.firstAdministrator(ctx, hub)
+	if err != nil {
+		return err
+	}
 	fmt.Fprintf(o.Out, "\nYunfan is up after %s.\n", time.Since(began).Round(time.Second/10))
+	if err := first.tell(ctx, hub, o.Out); err != nil {
+		return err
+	}
 	i.explain(o.Out, pages)
 	return nil
 }
@@ -146,6 +153,7 @@ func (i *Instance) explain(out io.Writer, pages map[string]string) {
 	} else {
 		fmt.Fprintf(out, "\nTry:\n")
 	}
+	fmt.Fprintf(out, "  %s login%s\n", self, flag)
 	fmt.Fprintf(out, "  %s get clusters%s\n", self, flag)
 	fmt.Fprintf(out, "  kubectl --kubeconfig %s get applications -A\n", cli.HubKubeconfig(i.DataDir))
 	fmt.Fprintf(out, "  kubectl --kubeconfig <(%s kubeconfig --cluster beijing%s) get pods -A\n", self, flag)
