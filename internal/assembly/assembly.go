@@ -27,6 +27,7 @@ import (
 	"yunfan.io/yunfan/internal/record"
 	"yunfan.io/yunfan/internal/rest"
 	"yunfan.io/yunfan/internal/right"
+	"yunfan.io/yunfan/internal/secret"
 	"yunfan.io/yunfan/internal/tenant"
 	"yunfan.io/yunfan/internal/usage"
 )
@@ -65,6 +66,10 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 	authorizer.DecideFirst(rights.Decide)
 	people := access.New(mgr, access.Options{Groups: rights.Groups, Authorizer: authorizer, Namespace: o.Namespace, URL: o.URL})
 	open := proxy.NewOpen(people.Still)
+	secrets, err := secret.New(mgr, authorizer)
+	if err != nil {
+		return rest.Parts{}, fmt.Errorf("assembling: %w", err)
+	}
 
 	for _, c := range []controller{
 		cluster.New(members, partitions),
@@ -94,6 +99,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		(&application.API{Hub: hub, Authorizer: authorizer, DryRun: dryRun(mgr, members)}).Routes(),
 		(&logs.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		ports.Routes(authorizer),
+		secrets.Routes(),
 		(&right.API{Hub: hub, Index: rights, Authorizer: authorizer}).Routes(),
 		(&proxy.Proxy{Hub: hub, HubConfig: mgr.GetConfig(), Members: members, Authorizer: authorizer, Rights: rights}).Routes(),
 	), Wrappers: []rest.Wrapper{open.Wrap}}

@@ -18,6 +18,8 @@ var group = v1alpha1.GroupVersion.Group
 var (
 	readVerbs  = []string{"get", "list", "watch"}
 	writeVerbs = []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
+	// secretVerbs are for the endpoint of secrets, which tells names and never values.
+	secretVerbs = []string{"get", "list", "create", "update", "delete"}
 	// blindVerbs change an object by its name without a list of what else there is.
 	blindVerbs = []string{"create", "update", "patch", "delete"}
 )
@@ -67,6 +69,7 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 		hubPlatformAdmin: append([]rbacv1.PolicyRule{
 			ours(writeVerbs, slices.Concat([]string{"clusters", "tenants", "partitions", "users", "directories", "accesstokens", "settings"}, people, work)...),
 			ours([]string{VerbDeploy, VerbAllocate}, "partitions"),
+			ours(secretVerbs, "secrets"),
 			ours(append([]string{"delete", "deletecollection"}, readVerbs...), "sessions"),
 			ours(readVerbs, append([]string{"nodeports", "clusters/nodes", "audits"}, made...)...),
 			on("", readVerbs, "namespaces"),
@@ -74,12 +77,14 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 		}, events...),
 		hubTenantAdmin: append([]rbacv1.PolicyRule{
 			ours(writeVerbs, append(people, work...)...),
+			ours(secretVerbs, "secrets"),
 			ours(append([]string{"create", "update", "patch", "delete", VerbDeploy}, readVerbs...), "partitions"),
 			ours(readVerbs, append([]string{"audits"}, made...)...),
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		hubTenantOperator: append([]rbacv1.PolicyRule{
 			ours(writeVerbs, work...),
+			ours(secretVerbs, "secrets"),
 			ours(append([]string{VerbDeploy}, readVerbs...), "partitions"),
 			ours(readVerbs, append(people, made...)...),
 			on("", []string{"get"}, "namespaces"),
@@ -90,7 +95,7 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 		}, events...),
 		// Where they may write it, admission asks for each partition. What they may read is found by the proxy, object
 		// by object: a list would show what is in partitions that are not theirs.
-		hubTenantLimited: {ours(blindVerbs, work...)},
+		hubTenantLimited: {ours(blindVerbs, work...), ours([]string{"get", "create", "update", "delete"}, "secrets")},
 		hubReader:        {ours([]string{"get"}, slices.Concat([]string{"clusters", "tenants", "partitions"}, work, made)...)},
 	}
 }
