@@ -13,9 +13,10 @@ export KUBEBUILDER_ASSETS = $(CURDIR)/bin/engine
 GO_MODULES := . engine engine/policy engine/volumes
 GOLANGCI   := bin/tools/golangci-lint
 YUNFAN_GO  := $(shell find cmd internal api -name '*.go' -not -name '*_test.go' 2>/dev/null) $(wildcard api/crds/*.yaml) go.mod go.sum
-# What Debian must have: a compiler and libseccomp for runc, nft for the nodes' networks, debootstrap for images,
-# PostgreSQL for tests, which start it themselves.
-DEBIAN     := ca-certificates debootstrap gcc libc6-dev libseccomp-dev nftables pkg-config postgresql
+# What Debian must have: a compiler and libseccomp for runc, nft for the nodes' networks, debootstrap for images; and for
+# tests the servers that they start themselves: PostgreSQL and OpenLDAP.
+DEBIAN     := ca-certificates debootstrap gcc libc6-dev libseccomp-dev nftables pkg-config
+DEBIAN_TEST := postgresql slapd
 
 ##@ The two commands
 
@@ -24,12 +25,12 @@ run: deps build ## Build what is missing, start real clusters here and deploy th
 	bin/yunfan up $(UP)
 
 # Each stage is a target of its own; all of them run even if one fails, and a table with their times ends the run.
-test: deps build ## Run every check: lint, generated files, unit, API server, engine, journeys with real pods
+test: test-deps build ## Run every check: lint, generated files, unit, API server, engine, journeys with real pods
 	@.ci/stages verify test-go test-engine test-journeys
 
 ##@ Building
 
-.PHONY: build clean deps engine images
+.PHONY: build clean deps test-deps engine images
 build: bin/yunfan engine images ## Build everything: bin/yunfan, bin/engine, bin/images
 
 bin/yunfan: $(YUNFAN_GO)
@@ -41,6 +42,9 @@ bin/yunfan: $(YUNFAN_GO)
 
 deps: ## Install the Debian packages that are missing; elsewhere, say which
 	@.ci/deps $(DEBIAN)
+
+test-deps: ## The same, with what tests need
+	@.ci/deps $(DEBIAN) $(DEBIAN_TEST)
 
 clean: ## Remove everything that was built
 	rm -rf bin
