@@ -37,7 +37,7 @@ func StartPostgreSQL(t testing.TB) *PostgreSQL {
 	t.Helper()
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil || len(found) == 0 {
-		t.Fatal("PostgreSQL is missing: run make deps, or install Debian's postgresql")
+		t.Fatal("PostgreSQL is missing: run make test-deps, or install Debian's postgresql")
 	}
 	slices.Sort(found)
 	p := &PostgreSQL{bin: filepath.Dir(found[len(found)-1]), Password: rand.Text(), port: freePort(t)}
