@@ -2,6 +2,8 @@ package main
 
 import (
 	"log/slog"
+	"net/netip"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -15,8 +17,12 @@ import (
 
 const serverCommand = "server"
 
+// auditKeep is half a year.
+const auditKeep = 180 * 24 * time.Hour
+
 func newServerCommand() *cobra.Command {
 	o, kubeconfig, verbose := server.Options{}, "", false
+	var proxies []string
 	cmd := &cobra.Command{
 		Use:   serverCommand + " [--kubeconfig FILE]",
 		Short: "Run the platform's controllers and API on a hub, which may be any Kubernetes cluster",
@@ -38,6 +44,13 @@ all of them answer requests, one of them runs the controllers. In a pod of the h
 			if o.Hub, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
 				return cli.Usagef("reading the hub's kubeconfig (--kubeconfig): %w", err)
 			}
+			for _, proxy := range proxies {
+				prefix, err := netip.ParsePrefix(proxy)
+				if err != nil {
+					return cli.Usagef("--trusted-proxies %q: write addresses such as 10.0.0.0/8: %w", proxy, err)
+				}
+				o.Assembly.Audit.TrustedProxies = append(o.Assembly.Audit.TrustedProxies, prefix)
+			}
 			server.SaveMemory()
 			return server.Run(cmd.Context(), o)
 		},
@@ -48,6 +61,9 @@ all of them answer requests, one of them runs the controllers. In a pod of the h
 	flags.StringVar(&o.Advertise, "advertise", "", "URL under which users and the hub reach --listen; the hub gets webhooks only if it is given")
 	flags.StringVar(&o.HealthListen, "health-listen", "", "address for /healthz and /readyz over plain HTTP, HOST:PORT (default: only on --listen)")
 	flags.StringVar(&o.Records, "records", "sqlite:///var/lib/yunfan/records.db", "database for audit, usage and finished runs: sqlite:///FILE, or postgres://USER:PASSWORD@HOST:PORT/NAME, which several servers need")
+	flags.StringSliceVar(&proxies, "trusted-proxies", nil, "addresses of load balancers before the server, as 10.0.0.0/8: audit believes what they say of where a request comes from (X-Forwarded-For)")
+	flags.DurationVar(&o.Assembly.Audit.Keep, "audit-keep", auditKeep, "how long rows of audit are kept; 0 for ever")
+	flags.Int64Var(&o.Assembly.Audit.MaxRows, "audit-rows", 0, "how many rows of audit are kept; 0 for all")
 	flags.BoolVar(&o.LeaderElection, "leader-election", true, "let several servers run side by side")
 	flags.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd

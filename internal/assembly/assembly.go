@@ -16,6 +16,7 @@ import (
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/access"
 	"yunfan.io/yunfan/internal/application"
+	"yunfan.io/yunfan/internal/audit"
 	"yunfan.io/yunfan/internal/cluster"
 	"yunfan.io/yunfan/internal/configuration"
 	"yunfan.io/yunfan/internal/delivery"
@@ -48,6 +49,10 @@ type Options struct {
 	Namespace string
 	// Records is where rows beside the hub are kept; nil only in tests without them.
 	Records *record.Database
+	// Place tells this server from others, and is the same when it is started again.
+	Place string
+	// Audit is what an administrator chose of it.
+	Audit audit.Options
 }
 
 // Add registers every capability's controllers and webhooks with the manager and gives their parts of the server.
@@ -97,6 +102,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		(&tenant.API{Hub: hub, Authorizer: authorizer}).Routes(),
 		(&partition.API{Hub: hub, Authorizer: authorizer}).Routes(),
 		(&application.API{Hub: hub, Authorizer: authorizer, DryRun: dryRun(mgr, members)}).Routes(),
+		(&delivery.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		(&logs.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		ports.Routes(authorizer),
 		secrets.Routes(),
@@ -110,6 +116,17 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 			return rest.Parts{}, fmt.Errorf("assembling: %w", err)
 		}
 		parts.Routes = append(parts.Routes, (&usage.API{History: history, Authorizer: authorizer}).Routes()...)
+	}
+	if o.Records != nil {
+		log, err := audit.New(context.Background(), mgr, o.Records, members, o.Namespace, o.Place, o.Audit)
+		if err == nil {
+			err = mgr.Add(log)
+		}
+		if err != nil {
+			return rest.Parts{}, fmt.Errorf("assembling: %w", err)
+		}
+		parts.Routes = append(parts.Routes, log.Routes(authorizer)...)
+		parts.Wrappers = slices.Insert(parts.Wrappers, 0, log.Wrap) // what other wrappers refuse has a row, too
 	}
 	if shadowing := proxy.Shadowing(parts.Routes); len(shadowing) > 0 {
 		return rest.Parts{}, fmt.Errorf("assembling: these views would answer in place of Kubernetes: %s", strings.Join(shadowing, ", "))

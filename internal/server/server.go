@@ -106,7 +106,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		add = assembly.Add
 	}
 	if o.Records != "" {
-		if o.Assembly.Records, err = openRecords(ctx, mgr, o.Records, listener.Addr()); err != nil {
+		if o.Assembly.Records, o.Assembly.Place, err = openRecords(ctx, mgr, o.Records, listener.Addr()); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, o.Assembly.Records.Close()) }()
