@@ -21,7 +21,19 @@ func (h *Hub) StartControllers(t testing.TB, names ...string) {
 	startControllers(t, &Member{Config: h.Config}, names)
 }
 
+// StartScheduler runs Kubernetes' own scheduler for the member until the test ends: pods are bound to nodes, which need
+// be no more than objects.
+func (m *Member) StartScheduler(t testing.TB) {
+	t.Helper()
+	startProgram(t, m, "kube-scheduler")
+}
+
 func startControllers(t testing.TB, m *Member, names []string) {
+	t.Helper()
+	startProgram(t, m, "kube-controller-manager", "--controllers="+strings.Join(names, ","))
+}
+
+func startProgram(t testing.TB, m *Member, program string, args ...string) {
 	t.Helper()
 	root, err := moduleRoot()
 	if err != nil {
@@ -29,21 +41,20 @@ func startControllers(t testing.TB, m *Member, names []string) {
 	}
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(kubeconfig, m.Kubeconfig(t, ""), 0o600); err != nil {
-		t.Fatalf("writing the kubeconfig of the controllers: %v", err)
+		t.Fatalf("writing the kubeconfig of %s: %v", program, err)
 	}
-	cmd := exec.Command(filepath.Join(assets(root), "kube-controller-manager"),
-		"--kubeconfig="+kubeconfig, "--controllers="+strings.Join(names, ","), "--leader-elect=false", "--secure-port=0",
-		"--kube-api-qps=200", "--kube-api-burst=400")
+	args = append(args, "--kubeconfig="+kubeconfig, "--leader-elect=false", "--secure-port=0", "--kube-api-qps=200", "--kube-api-burst=400")
+	cmd := exec.Command(filepath.Join(assets(root), program), args...)
 	log := &tail{}
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("starting kube-controller-manager, run make engine: %v", err)
+		t.Fatalf("starting %s, run make engine: %v", program, err)
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("kube-controller-manager: …%s", log.data)
+			t.Logf("%s: …%s", program, log.data)
 		}
 	})
 }
