@@ -176,7 +176,7 @@ func run(ctx context.Context, node, kubeconfig, uplink string, pods netip.Prefix
 	if err != nil {
 		return err
 	}
-	e := &enforcer{folder: attach.Dir, model: rules.New(node, pods), kernel: k, log: log, changed: make(chan struct{})}
+	e := &enforcer{folder: attach.Dir, model: rules.New(node, pods, uplink), kernel: k, log: log, changed: make(chan struct{})}
 	if err := os.MkdirAll(string(e.folder), 0o700); err != nil {
 		return fmt.Errorf("making the state folder: %w", err)
 	}

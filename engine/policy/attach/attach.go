@@ -16,12 +16,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Dir is the enforcer's folder on a node. It lives as long as the node's pods do.
 const Dir = "/run/yunfan-policy"
 
-const maxAnswer = 64 << 10 // bytes
+const (
+	maxAnswer  = 64 << 10 // bytes
+	retryPause = 100 * time.Millisecond
+)
 
 // Sandbox is a pod's network on this node.
 type Sandbox struct {
@@ -101,13 +105,25 @@ func (f Folder) Recorded() (map[string]Sandbox, error) {
 	return out, nil
 }
 
-// Add tells the enforcer of a sandbox and returns when the pod's rules are in force.
+// Add tells the enforcer of a sandbox and returns when the pod's rules are in force. An enforcer that is not there, as
+// while it starts again, is waited for until the context ends.
 func (f Folder) Add(ctx context.Context, id string, s Sandbox) error {
 	body, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("asking for the pod's rules: %w", err)
 	}
-	return f.request(ctx, http.MethodPut, id, body)
+	for {
+		err := f.request(ctx, http.MethodPut, id, body)
+		var absent *net.OpError
+		if err == nil || !errors.As(err, &absent) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryPause):
+		}
+	}
 }
 
 // Remove tells the enforcer that a sandbox is going.

@@ -127,14 +127,13 @@ func declare(tx *knftables.Transaction, name string, s *rules.Set) {
 func elements(tx *knftables.Transaction, name string, c *rules.SetChange) {
 	element := func(key, value string) *knftables.Element {
 		e := &knftables.Element{Set: name, Key: []string{key}}
-		if name == rules.Ingress.String() || name == rules.Egress.String() {
-			e.Set, e.Map = "", name
-			e.Value = []string{value}
+		if c.Map {
+			e.Set, e.Map, e.Value = "", name, []string{value}
 		}
 		return e
 	}
 	for _, key := range c.Remove {
-		tx.Delete(element(key, "drop"))
+		tx.Delete(element(key, ""))
 	}
 	for _, key := range slices.Sorted(maps.Keys(c.Add)) {
 		tx.Add(element(key, c.Add[key]))

@@ -86,10 +86,10 @@ type use struct {
 	policies int
 }
 
-// New makes the model of a node whose pods have addresses of a range.
-func New(node string, pods netip.Prefix) *Model {
+// New makes the model of a node whose pods have addresses of a range, and that an interface leads out of.
+func New(node string, pods netip.Prefix, uplink string) *Model {
 	return &Model{
-		node: node, Changed: make(chan struct{}, 1), table: newTable(pods), namespaces: map[string]*namespace{}, pods: map[string]*pod{},
+		node: node, Changed: make(chan struct{}, 1), table: newTable(pods, uplink), namespaces: map[string]*namespace{}, pods: map[string]*pod{},
 		holders: map[netip.Addr][]*pod{}, sandboxes: map[string]sandbox{}, uses: map[string]*use{}, groups: map[string]int{},
 	}
 }
@@ -305,12 +305,17 @@ func (m *Model) refresh(p *pod) {
 		for set, u := range m.uses {
 			elements = append(elements, m.share(set, &u.source, p)...)
 		}
+		verdictMaps := [2]string{Ingress: Entrance}
 		if p.Node == m.node {
 			elements = append(elements, element{Known, address, ""}, element{Self, address + " . " + address, ""})
-			for d := range groups {
-				if groups[d] = m.group(p, Direction(d)); groups[d] != "" {
-					elements = append(elements, element{Direction(d).String(), address, "jump " + groups[d]})
-				}
+			verdictMaps = [2]string{Ingress: Ingress.String(), Egress: Egress.String()}
+		}
+		for d, verdicts := range verdictMaps {
+			if verdicts == "" {
+				continue
+			}
+			if groups[d] = m.group(p, Direction(d)); groups[d] != "" {
+				elements = append(elements, element{verdicts, address, "jump " + groups[d]})
 			}
 		}
 	}
@@ -438,9 +443,7 @@ func (m *Model) replaced(n *namespace, old, fresh *policy) {
 	}
 	if !same {
 		for _, p := range n.pods {
-			if p.Node == m.node {
-				m.refresh(p)
-			}
+			m.refresh(p)
 		}
 	}
 	if old == nil {

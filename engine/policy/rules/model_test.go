@@ -115,7 +115,7 @@ func TestUpstreamCases(t *testing.T) {
 				c.policies[fmt.Sprint(i)] = policyOf(t, "x", fmt.Sprint(i), spec)
 			}
 			for _, node := range []string{here, elsewhere} {
-				m := New(node, map[string]netip.Prefix{here: nodePods, elsewhere: netip.MustParsePrefix("10.1.1.0/24")}[node])
+				m := New(node, map[string]netip.Prefix{here: nodePods, elsewhere: netip.MustParsePrefix("10.1.1.0/24")}[node], "eth0")
 				c.apply(t, m)
 				for _, fault := range c.faults(t, m) {
 					t.Errorf("%s: on node %s: %s", tc.reason, node, fault)
@@ -199,7 +199,7 @@ func TestChangesInAnyOrder(t *testing.T) {
 	for seed := range uint64(5) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
-			c, m, k := nine(), New(here, nodePods), &kernel{}
+			c, m, k := nine(), New(here, nodePods, "eth0"), &kernel{}
 			c.apply(t, m)
 			for step := range 150 {
 				what := c.disturb(t, random, m, step)
@@ -210,7 +210,7 @@ func TestChangesInAnyOrder(t *testing.T) {
 				if diff := k.equals(m); diff != "" {
 					t.Fatalf("step %d, %s: the kernel has, -want +got:\n%s", step, what, diff)
 				}
-				fresh := New(here, nodePods)
+				fresh := New(here, nodePods, "eth0")
 				c.apply(t, fresh)
 				if diff := k.equals(fresh); diff != "" {
 					t.Fatalf("step %d, %s: told everything at once, -want +got:\n%s", step, what, diff)
@@ -275,7 +275,7 @@ func (c *cluster) disturb(t *testing.T, random *rand.Rand, m *Model, step int) s
 // TestNothingLeaks follows an address of the node from nobody to a pod and back.
 func TestNothingLeaks(t *testing.T) {
 	c := nine()
-	m := New(here, nodePods)
+	m := New(here, nodePods, "eth0")
 	c.apply(t, m)
 	other, pod := c.pods["ya"].Address, netip.MustParseAddr("10.1.0.200")
 	check := func(reason string, out, in bool) {
@@ -321,6 +321,27 @@ func TestNothingLeaks(t *testing.T) {
 	check("a pod that is the node has no address in the pods' range", false, false)
 }
 
+// TestEntrance is about pods of other nodes whose Services are asked for here from outside.
+func TestEntrance(t *testing.T) {
+	c := nine()
+	m := New(here, nodePods, "eth0")
+	c.policies["p"] = policyOf(t, "x", "p", `{podSelector: {matchLabels: {pod: b}}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0, except: [192.0.2.7/32]}}]}]}`)
+	c.apply(t, m)
+	rules := m.table.chains[ToPods]
+	if diff := cmp.Diff(`iifname "eth0" oifname "eth0" ip daddr vmap @entrance`, rules[len(rules)-1]); diff != "" {
+		t.Error(diff)
+	}
+	chain := strings.TrimPrefix(m.table.sets[Entrance].Elements[c.pods["xb"].Address.String()], "jump ")
+	for from, want := range map[string]string{"192.0.2.7": "drop", "192.0.2.8": "accept"} {
+		if got := m.table.run(t, chain, packet{netip.MustParseAddr(from), c.pods["xb"].Address, corev1.ProtocolTCP, 80}); got != want {
+			t.Errorf("from %s: %s, want %s", from, got, want)
+		}
+	}
+	if _, there := m.table.sets[Entrance].Elements[c.pods["xc"].Address.String()]; there {
+		t.Error("a pod of this node is judged where it is")
+	}
+}
+
 // TestWhatIsNotUnderstood allows nothing.
 func TestWhatIsNotUnderstood(t *testing.T) {
 	for reason, spec := range map[string]string{
@@ -331,7 +352,7 @@ func TestWhatIsNotUnderstood(t *testing.T) {
 		"who is meant cannot be known": `{podSelector: {matchExpressions: [{key: a, operator: Is}]}, policyTypes: [Ingress]}`,
 	} {
 		c := nine()
-		m := New(here, nodePods)
+		m := New(here, nodePods, "eth0")
 		c.apply(t, m)
 		if err := m.SetPolicy(policyOf(t, "x", "p", spec)); err == nil || !strings.Contains(err.Error(), "x/p") {
 			t.Errorf("%s: error %v", reason, err)
@@ -376,7 +397,7 @@ func TestOnePodIsAFewElements(t *testing.T) {
 // crowd is a cluster of ten namespaces; every policy selects the pods of one app and names those of another.
 func crowd(tb testing.TB, pods, policies int) *Model {
 	tb.Helper()
-	m := New(here, nodePods)
+	m := New(here, nodePods, "eth0")
 	for i := range 10 {
 		m.SetNamespace(fmt.Sprint("ns", i), map[string]string{"ns": fmt.Sprint(i)})
 	}

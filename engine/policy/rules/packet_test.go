@@ -57,7 +57,7 @@ func (t *table) rule(tb testing.TB, words []string, p packet) (verdict, target s
 			return word, ""
 		case word == "jump":
 			return word, words[i+1]
-		case word == "ct": // a first packet is new
+		case word == "ct", word == "iifname": // a first packet is new, and comes from or goes to a pod of this node
 			return "", ""
 		case word == "meta":
 			matches = words[i+2] == strings.ToLower(string(p.protocol))

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,6 +16,9 @@ const (
 	Known = "known"
 	// Self holds each of them twice: what a pod sends itself (through a Service) is nobody else's business.
 	Self = "self"
+	// Entrance leads to the chains of pods of other nodes. A node that passes on what outsiders send to its NodePorts puts
+	// its own address in place of theirs, so this is the last place where it can be told who they are.
+	Entrance = "entrance"
 )
 
 // Set is a set or, where elements have a value, a map.
@@ -57,6 +61,7 @@ func (c *Change) Empty() bool {
 // SetChange is a new set, or elements to remove from and to add to one.
 type SetChange struct {
 	Set    *Set // type and comment; nil for a set that is there
+	Map    bool // elements have values
 	Remove []string
 	Add    map[string]string
 }
@@ -75,13 +80,14 @@ type table struct {
 	freed   map[netip.Addr]bool
 }
 
-func newTable(pods netip.Prefix) *table {
+func newTable(pods netip.Prefix, uplink string) *table {
 	t := &table{sets: map[string]*Set{}, chains: map[string][]string{}, written: map[string]bool{}, laid: map[string]bool{}, freed: map[netip.Addr]bool{}}
 	t.settle()
 	t.addSet(Known, typeAddresses, "pods of this node whose policies are in force")
 	t.addSet(Self, typePairs, "what a pod sends to itself")
 	t.addSet(Ingress.String(), typeVerdicts, "pods that only receive what a policy allows")
 	t.addSet(Egress.String(), typeVerdicts, "pods that only send what a policy allows")
+	t.addSet(Entrance, typeVerdicts, "pods of other nodes that only receive what a policy allows")
 	for d, chain := range map[Direction]string{Ingress: ToPods, Egress: FromPods} {
 		own := [...]string{"ip daddr", "ip saddr"}[d]
 		t.setChain(chain, []string{
@@ -95,6 +101,7 @@ func newTable(pods netip.Prefix) *table {
 			own + " vmap @" + d.String(),
 		})
 	}
+	t.chains[ToPods] = append(t.chains[ToPods], fmt.Sprintf("iifname %q oifname %q ip daddr vmap @%s", uplink, uplink, Entrance))
 	t.all = true
 	return t
 }
@@ -150,7 +157,7 @@ func (t *table) change() *Change {
 	c := &Change{Sets: map[string]*SetChange{}, Chains: map[string][]string{}, All: t.all, Freed: slices.Collect(maps.Keys(t.freed))}
 	if t.all {
 		for name, s := range t.sets {
-			c.Sets[name] = &SetChange{Set: s, Add: maps.Clone(s.Elements)}
+			c.Sets[name] = &SetChange{Set: s, Map: s.IsMap(), Add: maps.Clone(s.Elements)}
 		}
 		maps.Copy(c.Chains, t.chains)
 		return c
@@ -158,7 +165,7 @@ func (t *table) change() *Change {
 	for name := range t.fresh {
 		switch s := t.sets[name]; {
 		case s != nil:
-			c.Sets[name] = &SetChange{Set: s, Add: maps.Clone(s.Elements)}
+			c.Sets[name] = &SetChange{Set: s, Map: s.IsMap(), Add: maps.Clone(s.Elements)}
 		case t.written[name]:
 			c.GoneSets = append(c.GoneSets, name)
 		}
@@ -168,7 +175,7 @@ func (t *table) change() *Change {
 		if s == nil || t.fresh[name] {
 			continue
 		}
-		sc := &SetChange{Add: map[string]string{}}
+		sc := &SetChange{Map: s.IsMap(), Add: map[string]string{}}
 		for key, old := range touched {
 			now, wanted := s.Elements[key]
 			if wanted && old != nil && now == *old || !wanted && old == nil {
