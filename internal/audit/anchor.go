@@ -24,6 +24,8 @@ const (
 	// anchorTime and anchorRows are how far the hub's anchors are behind the chains at most.
 	anchorTime = 10 * time.Second
 	anchorRows = 1000
+	// anchorsName begins the names of the ConfigMaps; the database's identity follows.
+	anchorsName = "audit-anchors-"
 )
 
 // Anchors keeps the heads of all chains of a database on the hub, in a ConfigMap named after the database: whoever
@@ -44,7 +46,7 @@ type Anchor struct {
 }
 
 func (a *Anchors) key() client.ObjectKey {
-	return client.ObjectKey{Namespace: a.Namespace, Name: "audit-anchors-" + strings.ToLower(a.Database.Identity())}
+	return client.ObjectKey{Namespace: a.Namespace, Name: anchorsName + strings.ToLower(a.Database.Identity())}
 }
 
 // Read gives the anchors by the writers' numbers.

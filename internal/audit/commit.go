@@ -208,7 +208,11 @@ func (w *Writer) insert(ctx context.Context, tx *record.Tx, rows []stored) error
 	args := make([]any, 0, columns*len(rows))
 	for _, s := range rows {
 		row := rowOf(s.row.id, s.row.intent, nil)
-		args = append(args, s.row.id, w.chain.writer, s.seq, s.hash, row.userKey(), row.Tenant, row.Cluster, row.Resource, row.Name, row.Action, row.Result, row.words(), string(s.row.text))
+		args = append(args, s.row.id, w.chain.writer, s.seq, s.hash)
+		for _, column := range row.columns() {
+			args = append(args, column)
+		}
+		args = append(args, string(s.row.text))
 	}
 	values := strings.TrimSuffix(strings.Repeat("(?,?,?,?,?,?,?,?,?,?,?,?,?),", len(rows)), ",")
 	return tx.Exec(ctx, `INSERT INTO audit_rows (id, writer, seq, hash, user_name, tenant, cluster, resource, name, action, result, words, intent) VALUES `+values, args...)
@@ -227,8 +231,11 @@ func (w *Writer) update(ctx context.Context, tx *record.Tx, rows []stored) error
 	defer func() { _ = statement.Close() }()
 	for _, s := range rows {
 		row := rowOf(s.row.id, s.row.intent, s.outcome)
-		result, err := statement.ExecContext(ctx, w.chain.writer, s.seq, s.hash, row.userKey(), row.Tenant, row.Cluster, row.Resource, row.Name, row.Action, row.Result,
-			row.words(), string(s.text), s.outcome.Before, s.outcome.After, s.row.id)
+		args := []any{w.chain.writer, s.seq, s.hash}
+		for _, column := range row.columns() {
+			args = append(args, column)
+		}
+		result, err := statement.ExecContext(ctx, append(args, string(s.text), s.outcome.Before, s.outcome.After, s.row.id)...)
 		if err != nil {
 			return err
 		}

@@ -178,6 +178,11 @@ func (r *Row) userKey() string {
 	return r.User
 }
 
+// columns are stored beside the documents, for searching.
+func (r *Row) columns() [8]string {
+	return [8]string{r.userKey(), r.Tenant, r.Cluster, r.Resource, r.Name, r.Action, r.Result, r.words()}
+}
+
 // words is what a text search looks in, in lower case.
 func (r *Row) words() string {
 	all := strings.Join([]string{
