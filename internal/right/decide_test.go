@@ -35,7 +35,7 @@ func TestSEC01_DecideAgrees(t *testing.T) {
 	var questions []authorizationv1.ResourceAttributes
 	for _, resource := range []string{
 		"clusters", "tenants", "memberships", "usergroups", "partitions", "configurations", "applications", "applicationrevisions",
-		"deliveries", "nodeports", "users", "directories", "sessions", "accesstokens", "settings", "audits", "unknowns",
+		"deliveries", "nodeports", "users", "directories", "sessions", "accesstokens", "settings", "secrets", "unknowns",
 	} {
 		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "deploy", "allocate", "impersonate", "*"} {
 			for _, namespace := range []string{"", own, other} {

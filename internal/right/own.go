@@ -48,7 +48,7 @@ func (s scope) partition(tenant, name string) bool {
 // partition of his, his tenant, his partition, and what is in one. What does not exist in a limited member's tenant is
 // nobody's, and may be asked for by all of them.
 func (x *Index) Own(ctx context.Context, user rest.User, a authorizationv1.ResourceAttributes) bool {
-	if a.Verb != "get" || a.Group != group || a.Name == "" || a.Subresource != "" {
+	if a.Verb != "get" || a.Group != group || a.Name == "" || a.Subresource != "" && a.Resource+"/"+a.Subresource != logs {
 		return false
 	}
 	s := scopeOf(user)
@@ -67,7 +67,7 @@ func (x *Index) Own(ctx context.Context, user rest.User, a authorizationv1.Resou
 	in := func(partition string) bool { return s.partition(a.Namespace, partition) }
 	switch a.Resource {
 	case "applications":
-		return x.application(ctx, key, in)
+		return x.application(ctx, key, in, a.Subresource != "")
 	case "configurations":
 		c := &v1alpha1.Configuration{}
 		found, err := x.get(ctx, key, c)
@@ -79,20 +79,32 @@ func (x *Index) Own(ctx context.Context, user rest.User, a authorizationv1.Resou
 	case "applicationrevisions":
 		r := &v1alpha1.ApplicationRevision{}
 		found, err := x.get(ctx, key, r)
-		return err == nil && found && x.application(ctx, client.ObjectKey{Namespace: a.Namespace, Name: r.Labels[v1alpha1.LabelApplication]}, in)
+		return err == nil && found && x.application(ctx, client.ObjectKey{Namespace: a.Namespace, Name: r.Labels[v1alpha1.LabelApplication]}, in, false)
 	}
 	return false
 }
 
-// application says whether an application is in one of the partitions, or is not there.
-func (x *Index) application(ctx context.Context, key client.ObjectKey, in func(string) bool) bool {
+// logs are those of an application wherever it runs, put together by the platform: no API serves them.
+const logs = "applications/log"
+
+// application says whether an application is in one of the partitions, or only in them, or is not there.
+func (x *Index) application(ctx context.Context, key client.ObjectKey, in func(string) bool, only bool) bool {
 	app := &v1alpha1.Application{}
 	found, err := x.get(ctx, key, app)
 	if err != nil || !found {
 		return err == nil
 	}
-	return slices.ContainsFunc(app.Spec.Placement.Partitions, func(c v1alpha1.PartitionChoice) bool { return c.Name != "" && in(c.Name) }) ||
-		slices.ContainsFunc(app.Status.Placements, func(p v1alpha1.PlacementStatus) bool { return in(p.Partition) })
+	var partitions []string
+	for _, p := range app.Status.Placements {
+		partitions = append(partitions, p.Partition)
+	}
+	for _, choice := range app.Spec.Placement.Partitions {
+		partitions = append(partitions, choice.Name) // empty for a selector, and then nobody's
+	}
+	if only {
+		return !slices.ContainsFunc(partitions, func(p string) bool { return !in(p) })
+	}
+	return slices.ContainsFunc(partitions, in)
 }
 
 func (x *Index) get(ctx context.Context, key client.ObjectKey, o client.Object) (found bool, err error) {

@@ -60,7 +60,7 @@ var groupsOfResources = map[string]string{
 // platform are the resources of the platform's own group.
 var platform = []string{
 	"clusters", "tenants", "memberships", "usergroups", "partitions", "configurations", "applications", "applicationrevisions",
-	"deliveries", "nodeports", "users", "directories", "sessions", "accesstokens", "settings", "audits",
+	"deliveries", "nodeports", "users", "directories", "sessions", "accesstokens", "settings", "secrets",
 }
 
 func (q *Question) attributes() authorizationv1.ResourceAttributes {

@@ -67,11 +67,12 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 	people := []string{"memberships", "usergroups"}
 	return map[string][]rbacv1.PolicyRule{
 		hubPlatformAdmin: append([]rbacv1.PolicyRule{
-			ours(writeVerbs, slices.Concat([]string{"clusters", "tenants", "partitions", "users", "directories", "accesstokens", "settings"}, people, work)...),
+			ours(writeVerbs, slices.Concat([]string{"clusters", "tenants", "partitions", "users", "directories", "settings"}, people, work)...),
 			ours([]string{VerbDeploy, VerbAllocate}, "partitions"),
 			ours(secretVerbs, "secrets"),
-			ours(append([]string{"delete", "deletecollection"}, readVerbs...), "sessions"),
-			ours(readVerbs, append([]string{"nodeports", "clusters/nodes", "audits"}, made...)...),
+			// Whoever could make one could act as anybody: they come from signing in only.
+			ours(append([]string{"delete", "deletecollection"}, readVerbs...), "sessions", "accesstokens"),
+			ours(readVerbs, append([]string{"nodeports", "clusters/nodes", logs}, made...)...),
 			on("", readVerbs, "namespaces"),
 			{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}},
 		}, events...),
@@ -79,24 +80,24 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 			ours(writeVerbs, append(people, work...)...),
 			ours(secretVerbs, "secrets"),
 			ours(append([]string{"create", "update", "patch", "delete", VerbDeploy}, readVerbs...), "partitions"),
-			ours(readVerbs, append([]string{"audits"}, made...)...),
+			ours(readVerbs, append([]string{logs}, made...)...),
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		hubTenantOperator: append([]rbacv1.PolicyRule{
 			ours(writeVerbs, work...),
 			ours(secretVerbs, "secrets"),
 			ours(append([]string{VerbDeploy}, readVerbs...), "partitions"),
-			ours(readVerbs, append(people, made...)...),
+			ours(readVerbs, slices.Concat([]string{logs}, people, made)...),
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		hubTenantViewer: append([]rbacv1.PolicyRule{
-			ours(readVerbs, slices.Concat([]string{"partitions"}, people, work, made)...),
+			ours(readVerbs, slices.Concat([]string{"partitions", logs}, people, work, made)...),
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		// Where they may write it, admission asks for each partition. What they may read is found by the proxy, object
 		// by object: a list would show what is in partitions that are not theirs.
 		hubTenantLimited: {ours(blindVerbs, work...), ours([]string{"get", "create", "update", "delete"}, "secrets")},
-		hubReader:        {ours([]string{"get"}, slices.Concat([]string{"clusters", "tenants", "partitions"}, work, made)...)},
+		hubReader:        {ours([]string{"get"}, slices.Concat([]string{"clusters", "tenants", "partitions", logs}, work, made)...)},
 	}
 }
 
