@@ -55,11 +55,11 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 	add("platform",
 		newUpCommand(), newDownCommand(), newKubeconfigCommand(), newServerCommand(), newRegistryCommand(), newImageCommand())
 	add("people",
-		newLoginCommand(access), newLogoutCommand(), newWhoAmICommand(), newPasswordCommand(), newTokensCommand(), newTokenCommand(), newFirstPasswordCommand(access))
+		newLoginCommand(access), newLogoutCommand(), newWhoAmICommand(), newPasswordCommand(), newTokensCommand(), newTokenCommand(), newFirstPasswordCommand(access), newCanICommand(access))
 	add("applications",
 		newStatusCommand(access), newPreviewCommand(access), newLogsCommand(access), newScaleCommand(access),
 		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access), newSecretCommand(access))
 	add("look",
-		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newNodesCommand(access), newPortsCommand(access))
+		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newPodsCommand(access), newUsageCommand(access), newNodesCommand(access), newPortsCommand(access))
 	return root
 }

@@ -31,7 +31,7 @@ func TestRES04_NodesOfFourTenants(t *testing.T) {
 	g := NewWithT(t)
 	for name, tenants := range map[string]string{"node1": "t1", "node2": "t1", "node3": "t2 t3", "node4": "t3 t4"} {
 		labels := map[string]string{}
-		for _, tenant := range strings.Fields(tenants) {
+		for tenant := range strings.FieldsSeq(tenants) {
 			labels["edu.example/"+tenant] = "yes"
 		}
 		w.usable(name, labels)

@@ -85,7 +85,7 @@ func TestRES02_View(t *testing.T) {
 		return fmt.Sprint(r.Cluster, " ", r.Partition, " ", r.Hosts, " ", r.CPU, " ", r.Memory, " ", r.Pods, " ", r.GPU, " ", r.RunningPods, " ", r.Namespace)
 	}
 	g.Expect(columns(page.Items[0])).To(Equal("cluster1 partition1 3 96 384G 330 2 12 " + tenant + "-partition1"))
-	g.Expect(columns(page.Items[1])).To(Equal("cluster1 partition2 all unlimited unlimited unlimited unlimited 0 " + tenant + "-partition2"))
+	g.Expect(columns(page.Items[1])).To(Equal("cluster1 partition2 all " + strings.Repeat("unlimited ", 4) + "0 " + tenant + "-partition2"))
 	g.Expect(columns(page.Items[2])).To(Equal("cluster2 partition3 all 4 unlimited 5 unlimited 0 " + tenant + "-partition3"))
 
 	mine := "tenant=" + tenant + "&tenant=" + other
