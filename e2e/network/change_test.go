@@ -5,15 +5,16 @@ package network_test
 import (
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/e2e/journey"
@@ -25,26 +26,45 @@ type turn struct {
 	target, who string
 }
 
-// follow starts asking targets from inside a pod, again and again, and gives what changed when it is over.
-func (f *field) follow(from *corev1.Pod, flags []string, targets ...string) (turns func() []turn) {
+// watcher asks targets from inside a pod, again and again.
+type watcher struct {
+	*field
+
+	cmd *exec.Cmd
+	mu  sync.Mutex
+	out strings.Builder
+}
+
+// Write implements io.Writer.
+func (w *watcher) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.out.Write(p)
+}
+
+func (f *field) watch(from *corev1.Pod, flags []string, targets ...string) *watcher {
 	f.Helper()
 	args := append([]string{"-n", from.Namespace, "exec", from.Name, "-c", "c80", "--", "/bin/reach"}, flags...)
-	cmd := f.World.Kubectl(f.Context(), journey.Beijing, append(args, targets...)...)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	f.Expect(cmd.Start()).To(Succeed())
-	return func() []turn {
-		f.Helper()
-		f.Expect(cmd.Wait()).To(Succeed(), out.String())
-		var turns []turn
-		for line := range strings.Lines(out.String()) {
-			words := strings.Fields(line)
-			at, err := time.Parse(time.RFC3339Nano, words[0])
-			f.Expect(err).NotTo(HaveOccurred(), out.String())
-			turns = append(turns, turn{at, words[1], words[2]})
-		}
-		return turns
+	w := &watcher{field: f, cmd: f.World.Kubectl(f.Context(), journey.Beijing, append(args, targets...)...)}
+	w.cmd.Stdout, w.cmd.Stderr = w, w
+	f.Expect(w.cmd.Start()).To(Succeed())
+	return w
+}
+
+// turns gives what changed so far.
+func (w *watcher) turns() []turn {
+	w.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var turns []turn
+	for line := range strings.Lines(w.out.String()) {
+		words := strings.Fields(line)
+		w.Expect(words).To(HaveLen(3), w.out.String())
+		at, err := time.Parse(time.RFC3339Nano, words[0])
+		w.Expect(err).NotTo(HaveOccurred(), w.out.String())
+		turns = append(turns, turn{at, words[1], words[2]})
 	}
+	return turns
 }
 
 // slow is how late a change may be on a machine that does many other things at the same time.
@@ -55,8 +75,8 @@ func TestNET08ChangesLive(t *testing.T) {
 	f := newField(journey.Begin(t))
 	targets := []string{"tcp://" + f.pod("xa").Status.PodIP + ":80", "tcp://" + f.services["xb"] + ":80", "udp://" + f.pod("xc").Status.PodIP + ":80"}
 	flags := []string{"--every", "20ms", "--timeout", "300ms", "--for", "16s"}
-	fresh := f.follow(f.pod("ya"), flags, targets...)
-	kept := f.follow(f.pod("yb"), append(flags, "--keep"), targets[0])
+	fresh := f.watch(f.pod("ya"), flags, targets...)
+	kept := f.watch(f.pod("yb"), append(flags, "--keep"), targets[0])
 	np := f.policy("switch", `{podSelector: {}, policyTypes: [Ingress]}`)
 	tick := time.NewTicker(3 * time.Second)
 	defer tick.Stop()
@@ -72,12 +92,17 @@ func TestNET08ChangesLive(t *testing.T) {
 		f.Expect(f.cluster.Delete(f.Context(), np)).To(Succeed())
 	}
 	var late []time.Duration
-	turns := fresh()
+	f.Expect(fresh.cmd.Wait()).To(Succeed())
+	turns := fresh.turns()
 	for _, target := range targets {
 		of := slices.DeleteFunc(slices.Clone(turns), func(t turn) bool { return t.target != target })
 		f.Expect(of).To(HaveLen(1+len(changes)), "%s turns with each change and at no other time: %v", target, of)
 		for i, change := range changes {
-			f.Expect(of[1+i].who == "-").To(Equal(i%2 == 0), "%v", of)
+			who := of[0].who
+			if i%2 == 0 {
+				who = "-"
+			}
+			f.Expect(of[1+i].who).To(Equal(who), "%v", of)
 			late = append(late, of[1+i].at.Sub(change))
 		}
 	}
@@ -86,7 +111,8 @@ func TestNET08ChangesLive(t *testing.T) {
 	f.Expect(late[len(late)/2]).To(BeNumerically("<", time.Second), "%v", late)
 	f.Expect(late[len(late)-1]).To(BeNumerically("<", slow), "%v", late)
 
-	cut := kept()
+	f.Expect(kept.cmd.Wait()).To(Succeed())
+	cut := kept.turns()
 	f.Expect(len(cut)).To(BeNumerically(">=", 2), "a connection that was there before ends too: %v", cut)
 	f.Expect(cut[1].who).To(Equal("-"))
 	f.Expect(cut[1].at.Sub(changes[0])).To(BeNumerically("<", slow), "%v", cut)
@@ -100,7 +126,7 @@ func leaker(namespace, victim string) *corev1.PodTemplateSpec {
 			TerminationGracePeriodSeconds: new(int64(0)), RestartPolicy: corev1.RestartPolicyNever,
 			Containers: []corev1.Container{
 				{Name: "serve", Image: journey.EchoImage, Args: []string{"serve", "--http", "", "--tcp", ":8999"}},
-				{Name: "call", Image: journey.EchoImage, Args: []string{"reach", "--every", "5ms", "--timeout", "200ms", "--for", "1m", victim}},
+				{Name: "call", Image: journey.EchoImage, Args: []string{"reach", "--every", "20ms", "--timeout", "200ms", "--for", "5m", victim}},
 			},
 		},
 	}
@@ -109,60 +135,97 @@ func leaker(namespace, victim string) *corev1.PodTemplateSpec {
 // TestNET08NothingLeaks makes and ends pods that may neither send nor receive, and kills what enforces that, while these
 // pods try to send and others try to reach every address of the node.
 func TestNET08NothingLeaks(t *testing.T) {
-	j := journey.Begin(t)
-	f := newField(j)
+	f := newField(journey.Begin(t))
 	closed := f.namespaces[0]
-	f.Expect(f.cluster.Create(f.Context(), f.policy("closed", `{podSelector: {matchLabels: {app: leaker}}, policyTypes: [Ingress, Egress]}`))).To(Succeed())
+	policy := f.policy("closed", `{podSelector: {matchLabels: {app: leaker}}, policyTypes: [Ingress, Egress]}`)
+	f.Expect(f.cluster.Create(f.Context(), policy)).To(Succeed())
 	node := f.pod("xa").Spec.NodeName
 	victim := "tcp://" + f.pod("ya").Status.PodIP + ":80"
 	var everywhere []string
 	for last := byte(2); last < 255; last++ {
 		address := netip.MustParseAddr(f.pod("xa").Status.PodIP).As4()
 		address[3] = last
-		everywhere = append(everywhere, fmt.Sprintf("tcp://%s:8999", netip.AddrFrom4(address)))
+		everywhere = append(everywhere, "tcp://"+netip.AddrPortFrom(netip.AddrFrom4(address), 8999).String())
 	}
-	flags := []string{"--every", "50ms", "--timeout", "150ms", "--for", "45s"}
-	sameNode, otherNode := f.follow(f.pod("ya"), flags, everywhere...), f.follow(f.pod("yb"), flags, everywhere...)
+	flags := []string{"--every", "250ms", "--timeout", "150ms", "--for", "1h"}
+	watchers := map[string]*watcher{"the same node": f.watch(f.pod("ya"), flags, everywhere...), "another node": f.watch(f.pod("yb"), flags, everywhere...)}
 
-	enforcer := journey.Beijing + "/" + node + "/yunfan-policy"
-	started := 0
-	for wave := range 6 {
-		for i := range 5 {
-			template := leaker(closed.Name, victim)
-			pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
-			pod.Name, pod.Spec.NodeName = fmt.Sprintf("leaker-%d-%d", wave, i), node
-			f.Expect(f.cluster.Create(f.Context(), pod)).To(Succeed())
-		}
+	const waves, each = 4, 5
+	for wave := range waves {
+		f.startLeakers(fmt.Sprint("leaker-", wave), closed.Name, node, victim, each)
 		if wave%2 == 1 {
-			f.Drill("kill", enforcer)
+			f.Drill("kill", journey.Beijing+"/"+node+"/yunfan-policy")
 		}
-		var pods corev1.PodList
-		f.Eventually(func() (int, error) {
-			err := f.cluster.List(f.Context(), &pods, client.InNamespace(closed.Name), client.MatchingLabels{"app": "leaker"})
-			pods.Items = slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
-				return p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning
-			})
-			return len(pods.Items), err
-		}).Should(Equal(5))
-		for _, p := range pods.Items {
-			said := j.Kubectl(journey.Beijing, "-n", closed.Name, "logs", p.Name, "-c", "call")
-			f.Expect(strings.TrimSpace(said)).To(HaveSuffix(" -"), "%s was answered", p.Name)
-			f.Expect(strings.Count(said, "\n")).To(Equal(1), "%s was answered for a moment: %s", p.Name, said)
-			started++
+		f.Eventually(func() ([]string, error) { return f.leakers(closed.Name) }).Should(HaveLen(each))
+		names, err := f.leakers(closed.Name)
+		f.Expect(err).NotTo(HaveOccurred())
+		for _, name := range names {
+			said := f.callsOf(closed.Name, name)
+			f.Expect(strings.TrimSpace(said)).To(HaveSuffix(" -"), "%s was answered", name)
+			f.Expect(strings.Count(said, "\n")).To(Equal(1), "%s was answered for a moment: %s", name, said)
 		}
-		f.Expect(f.cluster.DeleteAllOf(f.Context(), &corev1.Pod{}, client.InNamespace(closed.Name),
-			&client.DeleteAllOfOptions{ListOptions: client.ListOptions{LabelSelector: labels.SelectorFromSet(labels.Set{"app": "leaker"})}, DeleteOptions: *(&client.DeleteOptions{GracePeriodSeconds: new(int64(wave % 2))})})).To(Succeed())
-		if wave%2 == 0 { // otherwise the next ones start while these end
-			f.Eventually(func() (int, error) {
-				err := f.cluster.List(f.Context(), &pods, client.InNamespace(closed.Name), client.MatchingLabels{"app": "leaker"})
-				return len(pods.Items), err
-			}).Should(BeZero())
+		if wave < waves-1 {
+			f.endLeakers(closed.Name, int64(wave%2))
 		}
 	}
-	for side, turns := range map[string]func() []turn{"the same node": sameNode, "another node": otherNode} {
-		for _, seen := range turns() {
-			f.Expect(seen.who).To(Equal("-"), "%s was reached from %s", seen.target, side)
+	opened := time.Now()
+	f.Expect(f.cluster.Delete(f.Context(), policy)).To(Succeed())
+	names, err := f.leakers(closed.Name)
+	f.Expect(err).NotTo(HaveOccurred())
+	f.Eventually(func() string { return strings.TrimSpace(f.callsOf(closed.Name, names[0])) }).Should(HaveSuffix(" ya"), "without the policy it is answered")
+	for side, w := range watchers {
+		f.Eventually(func() bool {
+			return slices.ContainsFunc(w.turns(), func(t turn) bool { return strings.HasPrefix(t.who, "leaker") })
+		}).
+			Should(BeTrue(), "without the policy it is reached from %s", side)
+		for _, seen := range w.turns() {
+			if seen.at.Before(opened) {
+				f.Expect(seen.who).To(Equal("-"), "%s was reached from %s", seen.target, side)
+			}
+		}
+		f.Expect(w.cmd.Process.Kill()).To(Succeed(), "it watched until the end")
+	}
+	t.Logf("NET-08 %d pods came and went; nobody reached them and they reached nobody", waves*each)
+}
+
+// startLeakers makes pods on a node.
+func (f *field) startLeakers(prefix, namespace, node, victim string, number int) {
+	f.Helper()
+	for i := range number {
+		template := leaker(namespace, victim)
+		pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+		pod.Name, pod.Spec.NodeName = fmt.Sprintf("%s-%d", prefix, i), node
+		f.Expect(f.cluster.Create(f.Context(), pod)).To(Succeed())
+	}
+}
+
+// leakers names those that run and are to go on running.
+func (f *field) leakers(namespace string) ([]string, error) {
+	var pods corev1.PodList
+	err := f.cluster.List(f.Context(), &pods, client.InNamespace(namespace), client.MatchingLabels{"app": "leaker"})
+	var names []string
+	for _, p := range pods.Items {
+		if p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning {
+			names = append(names, p.Name)
 		}
 	}
-	t.Logf("NET-08 %d pods came and went; nobody reached them and they reached nobody", started)
+	return names, err
+}
+
+// callsOf is what a leaker says of its calls, once it has made one.
+func (f *field) callsOf(namespace, name string) string {
+	f.Helper()
+	said := ""
+	f.Eventually(func() string {
+		said = f.Try(journey.Beijing, "-n", namespace, "logs", name, "-c", "call")
+		return said
+	}).Should(ContainSubstring("tcp://"))
+	return said
+}
+
+// endLeakers deletes them: with no grace the API forgets them at once, while they still run.
+func (f *field) endLeakers(namespace string, grace int64) {
+	f.Helper()
+	options := &client.DeleteAllOfOptions{DeleteOptions: client.DeleteOptions{GracePeriodSeconds: &grace}}
+	f.Expect(f.cluster.DeleteAllOf(f.Context(), &corev1.Pod{}, client.InNamespace(namespace), client.MatchingLabels{"app": "leaker"}, options)).To(Succeed())
 }

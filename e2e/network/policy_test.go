@@ -167,7 +167,7 @@ func (f *field) testNodes(nodes []corev1.Node) {
 		}
 		f.Expect(f.cluster.Create(f.Context(), pod)).To(Succeed())
 		f.awaitReady(pod)
-		targets = append(targets, fmt.Sprintf("tcp://%s:%d", node.Status.Addresses[0].Address, port))
+		targets = append(targets, "tcp://"+net.JoinHostPort(node.Status.Addresses[0].Address, strconv.Itoa(int(port))))
 		if node.Name != f.pod("xa").Spec.NodeName {
 			continue
 		}
