@@ -155,7 +155,7 @@ func (c *cast) memberTable() []row {
 		row{"metrics", "/clusters/beijing/metrics", "", nil, who("list", "P"), false, true},
 		row{"health", "/clusters/beijing/healthz", "", nil, who("list", "P"), false, true},
 		row{"discovery", "/clusters/beijing/apis", "", nil, who("list", "PAOVov"), false, true},
-		row{"other tenant's cluster", "/clusters/shanghai/api/v1/namespaces/" + c.other.Tenant + "-whole/pods", "", nil, who("list watch", "PX"), false, false},
+		row{"other tenant's cluster", "/clusters/shanghai/api/v1/namespaces/" + c.other.Tenant + "-whole/pods", "", nil, who("list watch delete", "PX"), true, false},
 		row{"no cluster of this name", "/clusters/nowhere/api/v1/pods", "", nil, who("list watch", "P"), true, false},
 	)
 }
