@@ -78,3 +78,13 @@ func newUsageCommand(access *cli.Access) *cobra.Command {
 	cmd.Flags().StringVar(&show.Step, "step", "", "distance of points, such as 1h")
 	return cmd
 }
+
+func newHealthCommand(access *cli.Access) *cobra.Command {
+	return view(access, cli.List{Path: "/api/v1/health", Columns: []string{"state", "name", "since", "message", "advice"}},
+		"health", "Show whether every part of the platform works, and what to do")
+}
+
+func newCertificatesCommand(access *cli.Access) *cobra.Command {
+	return view(access, cli.List{Path: "/api/v1/certificates", Columns: []string{"cluster", "component", "subject", "notAfter", "daysLeft", "renewedBy", "message"}},
+		"certificates", "List every certificate the platform depends on, with its end")
+}

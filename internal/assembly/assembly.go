@@ -53,6 +53,10 @@ type Options struct {
 	Place string
 	// Audit is what an administrator chose of it.
 	Audit audit.Options
+	// InstanceDir is the data directory of the embedded clusters; empty without them.
+	InstanceDir string
+	// Registry is the URL of the registry whose health is told; empty for none.
+	Registry string
 }
 
 // Add registers every capability's controllers and webhooks with the manager and gives their parts of the server.
@@ -128,6 +132,11 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		parts.Routes = append(parts.Routes, log.Routes(authorizer)...)
 		parts.Wrappers = slices.Insert(parts.Wrappers, 0, log.Wrap) // what other wrappers refuse has a row, too
 	}
+	self, err := itself(mgr, authorizer, o)
+	if err != nil {
+		return rest.Parts{}, err
+	}
+	parts.Routes = append(parts.Routes, self...)
 	if shadowing := proxy.Shadowing(parts.Routes); len(shadowing) > 0 {
 		return rest.Parts{}, fmt.Errorf("assembling: these views would answer in place of Kubernetes: %s", strings.Join(shadowing, ", "))
 	}

@@ -213,8 +213,9 @@ func services(self string) []any {
 		map[string]any{
 			"name": "server",
 			"command": []any{
-				self, "server", "--kubeconfig", "${data}/kubeconfig/hub.kubeconfig", "--listen", "${gateway}:8443",
+				self, "server", "--kubeconfig", "${data}/clusters/hub/pki/admin.kubeconfig", "--listen", "${gateway}:8443",
 				"--advertise", "https://${gateway}:8443", "--health-listen", "${gateway}:8081",
+				"--instance-dir", "${data}", "--registry", "http://${gateway}:5000",
 				"--records", "sqlite://${data}/records/records.db",
 			},
 			"needs": []any{hubCluster},

@@ -72,7 +72,7 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 			ours(secretVerbs, "secrets"),
 			// Whoever could make one could act as anybody: they come from signing in only.
 			ours(append([]string{"delete", "deletecollection"}, readVerbs...), "sessions", "accesstokens"),
-			ours(readVerbs, append([]string{"nodeports", "clusters/nodes", logs}, made...)...),
+			ours(readVerbs, append([]string{"nodeports", "clusters/nodes", "health", "certificates", logs}, made...)...),
 			on("", readVerbs, "namespaces"),
 			{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}},
 		}, events...),
