@@ -61,6 +61,6 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access), newSecretCommand(access))
 	add("look",
 		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newPodsCommand(access), newUsageCommand(access), newNodesCommand(access), newPortsCommand(access),
-		newHealthCommand(access), newCertificatesCommand(access))
+		newHealthCommand(access), newCertificatesCommand(access), newAuditCommand(access))
 	return root
 }

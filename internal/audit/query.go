@@ -90,7 +90,7 @@ func (q *query) filter(name string, values []string) error {
 	if name == "user" {
 		column = "user_name"
 		for _, value := range slices.Clone(values) {
-			values = append(values, originHub+":"+value)
+			values = append(values, originHub+":"+value, originMachine+":"+value)
 		}
 	}
 	for _, value := range values {

@@ -30,8 +30,9 @@ const (
 
 // Where users are from.
 const (
-	originYunfan = "yunfan"
-	originHub    = "hub"
+	originYunfan  = "yunfan"
+	originHub     = "hub"
+	originMachine = "machine"
 )
 
 // Limits of one row, in bytes.
@@ -47,7 +48,7 @@ const (
 type Intent struct {
 	Time int64 `json:"time"` // Unix, ms
 	// User is shown without the platform's prefix; Origin tells users of the platform ("yunfan") from the hub's own
-	// ("hub"), and Via says how he is known: session/NAME, accessToken/NAME, certificate or token.
+	// ("hub") and those of the registry's machine ("machine"), and Via says how he is known: session/NAME, accessToken/NAME, certificate or token.
 	User      string `json:"user,omitempty"`
 	Origin    string `json:"origin,omitempty"`
 	Via       string `json:"via,omitempty"`
@@ -170,10 +171,10 @@ func rowOf(id int64, i Intent, o *Outcome) Row {
 	return row
 }
 
-// userKey is what users are filtered by: the hub's own may have the names of ours.
+// userKey is what users are filtered by: the hub's own, and those of the registry's machine, may have the names of ours.
 func (r *Row) userKey() string {
-	if r.Origin == originHub {
-		return originHub + ":" + r.User
+	if r.Origin == originHub || r.Origin == originMachine {
+		return r.Origin + ":" + r.User
 	}
 	return r.User
 }

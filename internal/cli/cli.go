@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,6 +129,11 @@ func missing(list string) error {
 		}
 	}
 	return Usagef("reading the kubeconfig: %w: start a hub with 'yunfan up', or give --kubeconfig FILE", err)
+}
+
+// Records is the database of the instance that was asked for.
+func (a *Access) Records() string {
+	return filepath.Join(cmp.Or(a.dataDir, DefaultDataDir), "records", "records.db")
 }
 
 // HubKubeconfig is the file with the way to the hub of an embedded instance.

@@ -207,7 +207,7 @@ func services(self string) []any {
 	return []any{
 		map[string]any{
 			"name":    "registry",
-			"command": []any{self, "registry", "--dir", "${data}/registry", "--listen", "${gateway}:5000"},
+			"command": []any{self, "registry", "--dir", "${data}/registry", "--listen", "${gateway}:5000", "--records", "sqlite://${data}/records/records.db"},
 			"ready":   "http://${gateway}:5000/v2/",
 		},
 		map[string]any{

@@ -24,6 +24,7 @@ type Options struct {
 	Dir        string // holds images, the push socket and the secret of unfinished uploads
 	Listen     string // HOST:PORT for pulls
 	PushListen string // unix:PATH or a loopback HOST:PORT for pushes
+	Audit      Audit  // of changed images; none if nil
 }
 
 const (
@@ -57,7 +58,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	hint := "push through " + o.PushListen + " on the registry's own machine"
 	group, ctx := errgroup.WithContext(ctx)
 	serve(ctx, group, pull, withHealth(o.Dir, readOnly(hint, unstall(stallTimeout, app))))
-	serve(ctx, group, push, withHealth(o.Dir, logWrites(log, unstall(stallTimeout, app))))
+	serve(ctx, group, push, withHealth(o.Dir, logWrites(log, audited(o.Audit, unstall(stallTimeout, app)))))
 	err = group.Wait()
 	log.Info("registry stopped")
 	return errors.Join(err, app.Shutdown())
@@ -118,6 +119,7 @@ func serve(ctx context.Context, group *errgroup.Group, l net.Listener, h http.Ha
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    64 << 10,
+		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // clients that hang up are not news
 	}
 	group.Go(func() error {
