@@ -61,7 +61,7 @@ func TestSEC03_RightsChange(t *testing.T) {
 		for want, args := range map[string][]string{
 			pod:       {"-n", c.part, "get", "pods", "-o", "name"},
 			"serving": {"-n", c.part, "logs", pod},
-			"/bin":    {"-n", c.part, "exec", pod, "--", "/bin/ls", "-d", "/bin"},
+			"ls":      {"-n", c.part, "exec", pod, "--", "/bin/ls", "/bin"},
 		} {
 			out, err := c.kubectl(ctx, member, args...).CombinedOutput()
 			if err != nil || !strings.Contains(string(out), want) {

@@ -241,6 +241,9 @@ func (a *API) preview(r *http.Request) (*Preview, error) {
 			return nil, err
 		}
 	}
+	if err := a.deployable(r.Context(), app); err != nil {
+		return nil, err
+	}
 	if err := a.complete(r.Context(), app); err != nil {
 		return nil, err
 	}
@@ -249,6 +252,19 @@ func (a *API) preview(r *http.Request) (*Preview, error) {
 		return nil, err
 	}
 	return a.try(r.Context(), app, plan)
+}
+
+// deployable refuses to show what would be in partitions in which the user may not deploy, as admission of the hub
+// refuses to put it there: the hub is asked as the platform itself.
+func (a *API) deployable(ctx context.Context, app *v1alpha1.Application) error {
+	for _, choice := range app.Spec.Placement.Partitions {
+		if err := a.Authorizer.Require(ctx, authorizationv1.ResourceAttributes{
+			Verb: "deploy", Group: v1alpha1.GroupVersion.Group, Resource: "partitions", Namespace: app.Namespace, Name: choice.Name,
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // complete makes of a manifest what the hub would store of it, with defaults and checked by the schema, and gives it the

@@ -75,7 +75,7 @@ func memberRole(groups []string, tenant, partition string, a *authorizationv1.Re
 }
 
 // Decide answers for users of the platform, and for its own kinds, what the hub would. Reading one object by name
-// counts as allowed where the proxy allows it: when the object is the user's own.
+// counts as allowed where the proxy allows it: when the object is the user's own; so does deploying where admission does.
 func (x *Index) Decide(user rest.User, a authorizationv1.ResourceAttributes) (allowed, decided bool) {
 	if !strings.HasPrefix(user.Name, v1alpha1.UserPrefix) || a.Group != group {
 		return false, false
@@ -83,5 +83,12 @@ func (x *Index) Decide(user rest.User, a authorizationv1.ResourceAttributes) (al
 	if role, _ := hubRole(user.Groups, &a); role != "" {
 		return true, true
 	}
-	return x.Own(context.Background(), user, a), true
+	return deploys(user.Groups, &a) || x.Own(context.Background(), user, a), true
+}
+
+// deploys says whether a is the verb deploy on a partition in which one of the groups is Operator: admission of the hub
+// takes the group for the verb.
+func deploys(groups []string, a *authorizationv1.ResourceAttributes) bool {
+	return a.Verb == VerbDeploy && a.Group == group && a.Resource == "partitions" && a.Subresource == "" && a.Name != "" &&
+		slices.Contains(groups, v1alpha1.PartitionGroup(a.Namespace, a.Name, v1alpha1.RoleOperator))
 }

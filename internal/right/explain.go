@@ -40,6 +40,10 @@ func (x *Index) Answer(ctx context.Context, user rest.User, cluster string, a au
 	if role, through := hubRole(user.Groups, &a); role != "" {
 		return Answer{Allowed: true, Role: inWords(through), Group: through, Rule: role}
 	}
+	if deploys(user.Groups, &a) {
+		through := v1alpha1.PartitionGroup(a.Namespace, a.Name, v1alpha1.RoleOperator)
+		return Answer{Allowed: true, Role: inWords(through), Group: through, Rule: policyApplications}
+	}
 	if x.Own(ctx, user, a) {
 		return Answer{Allowed: true, Role: "reading by name what is one's own", Group: v1alpha1.GroupReader, Rule: hubReader}
 	}

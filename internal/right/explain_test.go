@@ -69,6 +69,8 @@ func TestSEC01_MayI(t *testing.T) {
 		Should(Equal("yes, Operator of partition prod of tenant " + own + ", yunfan-operator by [" + own + "/op]"))
 	for _, tc := range []struct{ reason, who, question, want string }{
 		{"by his role", "boss", "{verb: create, resource: memberships, tenant: OWN}", "yes, Admin of tenant OWN, yunfan:tenant-admin by [OWN/boss]"},
+		{"his partition", "op", "{verb: deploy, resource: partitions, name: prod, tenant: OWN}", "yes, Operator of partition prod of tenant OWN, yunfan-deploy-applications by [OWN/op]"},
+		{"another partition", "op", "{verb: deploy, resource: partitions, name: test, tenant: OWN}", "no, your role in tenant OWN is Operator in partition prod, and it needs Operator"},
 		{"what is missing", "look", "{verb: create, resource: applications, tenant: OWN}", "no, your role in tenant OWN is Viewer, and it needs Operator, which an Admin of the tenant gives"},
 		{"on a member", "look", "{verb: create, resource: pods/exec, tenant: OWN, partition: prod}", "no, it needs the role Operator in partition prod of tenant OWN"},
 		{"elsewhere", "alien", "{verb: get, resource: pods, cluster: beijing, namespace: OWN-prod}", "no, namespace OWN-prod of cluster beijing is not one of your partitions"},
