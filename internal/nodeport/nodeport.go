@@ -27,6 +27,8 @@ type Ports struct {
 	Live client.Reader
 	// Members know the services that are there already.
 	Members member.Lookup
+
+	reports reports
 }
 
 // Reserve takes all the ports for one application, or none of them. If somebody else has one of them the error is
@@ -70,7 +72,7 @@ func (p *Ports) Check(ctx context.Context, wants []v1alpha1.NodePortSpec) error 
 		case err != nil:
 			return fmt.Errorf("looking for the reservation of port %d: %w", want.Port, err)
 		case !sameApplication(have.Spec.Owner, want.Owner):
-			taken = append(taken, describe(want.Cluster, want.Port, OwnerName(have.Spec.Owner)))
+			taken = append(taken, describe(want.Cluster, want.Port, ownerFor(have.Spec.Owner, want.Owner)))
 		}
 	}
 	if len(taken) > 0 {
@@ -101,7 +103,7 @@ func (p *Ports) take(ctx context.Context, want v1alpha1.NodePortSpec) (made *v1a
 			return nil, "", nil
 		}
 		if !sameApplication(have.Spec.Owner, want.Owner) {
-			return nil, OwnerName(have.Spec.Owner), nil
+			return nil, ownerFor(have.Spec.Owner, want.Owner), nil
 		}
 		// The application moves its port to another component or partition of its own.
 		if err = p.delete(ctx, have); err != nil {
@@ -140,20 +142,27 @@ func (p *Ports) refuseForeign(ctx context.Context, wants []v1alpha1.NodePortSpec
 		seen[key] = want.Owner
 		clusters[want.Cluster] = true
 	}
+	all := map[string][]corev1.Service{}
 	for cluster := range clusters {
 		services, err := p.services(ctx, cluster)
 		if err != nil {
 			return err
 		}
+		all[cluster] = services
 		for i := range services {
 			for _, port := range services[i].Spec.Ports {
 				want, wanted := seen[v1alpha1.NodePortName(cluster, port.NodePort)]
 				if wanted && port.NodePort != 0 && !belongs(&services[i], want) {
-					taken = append(taken, describe(cluster, port.NodePort, serviceName(&services[i])))
+					taken = append(taken, describe(cluster, port.NodePort, serviceFor(&services[i], want)))
 				}
 			}
 		}
 	}
+	listened, err := p.refuseListened(ctx, wants, all)
+	if err != nil {
+		return err
+	}
+	taken = append(taken, listened...)
 	if len(taken) > 0 {
 		return stall(taken)
 	}
@@ -187,10 +196,20 @@ func OwnerName(o v1alpha1.NodePortOwner) string {
 	return fmt.Sprintf("%s/%s %s %s", o.Tenant, o.Application, o.Component, o.Partition)
 }
 
-func serviceName(s *corev1.Service) string {
+// ownerFor names an owner to somebody: of another tenant nothing is told.
+func ownerFor(owner, asking v1alpha1.NodePortOwner) string {
+	if owner.Tenant != asking.Tenant {
+		return "another tenant"
+	}
+	return OwnerName(owner)
+}
+
+func serviceFor(s *corev1.Service, asking v1alpha1.NodePortOwner) string {
 	if s.Labels[v1alpha1.LabelApplication] != "" {
-		return fmt.Sprintf("%s/%s %s %s", s.Labels[v1alpha1.LabelTenant], s.Labels[v1alpha1.LabelApplication],
-			s.Labels[v1alpha1.LabelComponent], s.Labels[v1alpha1.LabelPartition])
+		return ownerFor(v1alpha1.NodePortOwner{
+			Tenant: s.Labels[v1alpha1.LabelTenant], Application: s.Labels[v1alpha1.LabelApplication],
+			Component: s.Labels[v1alpha1.LabelComponent], Partition: s.Labels[v1alpha1.LabelPartition],
+		}, asking)
 	}
 	return fmt.Sprintf("service %s/%s, which Yunfan did not make", s.Namespace, s.Name)
 }

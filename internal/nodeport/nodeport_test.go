@@ -262,3 +262,39 @@ func TestGarbage(t *testing.T) {
 	}
 	g.Eventually(func() *v1alpha1.NodePort { return reserved(t, j.cluster, 30501) }, "10s", "100ms").Should(BeNil())
 }
+
+func TestRES12_ProgramsOfNodes(t *testing.T) {
+	j := join(t, time.Hour)
+	testkit.Create(t, j.Client,
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: reportNamespace}},
+		&corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: reportNamespace, Name: "ports-n1", Labels: map[string]string{LabelReport: "true"}},
+			Data:       map[string]string{ReportNode: "n1", ReportPorts: "30021 nginx\n30022\nnonsense\n"},
+		},
+		service(testkit.Namespace(t, j.Client), "own", 30022, labels("edu", "shop", "prod", "web")),
+	)
+	expectTaken(t, j.ports.Check(t.Context(), []v1alpha1.NodePortSpec{want(j.cluster, 30021, "edu", "shop", "prod", "web")}),
+		"node port 30021 of cluster "+j.cluster+" is taken by nginx, which listens on node n1")
+	expectTaken(t, j.ports.Reserve(t.Context(), []v1alpha1.NodePortSpec{want(j.cluster, 30022, "edu", "other", "prod", "web")}), "a program, which listens on node n1")
+	NewWithT(t).Eventually(func() error {
+		return j.ports.Check(t.Context(), []v1alpha1.NodePortSpec{want(j.cluster, 30022, "edu", "shop", "prod", "web")})
+	}, "10s").Should(Succeed(), "what the application's own service has is not asked about")
+	if err := j.ports.Check(t.Context(), []v1alpha1.NodePortSpec{want(j.cluster, 30023, "edu", "shop", "prod", "web")}); err != nil {
+		t.Errorf("a port that nobody uses: %v", err)
+	}
+}
+
+func TestRES12_OtherTenantsAreNotNamed(t *testing.T) {
+	ports := &Ports{Hub: hub.Client, Live: hub.Client, Members: nobody{}}
+	cluster := testkit.Name(t)
+	if err := ports.Reserve(t.Context(), []v1alpha1.NodePortSpec{want(cluster, 30001, "edu", "score", "prod", "web")}); err != nil {
+		t.Fatal(err)
+	}
+	theirs := []v1alpha1.NodePortSpec{want(cluster, 30001, "fin", "shop", "prod", "front")}
+	for _, err := range []error{ports.Check(t.Context(), theirs), ports.Reserve(t.Context(), theirs)} {
+		expectTaken(t, err, "is taken by another tenant: choose another port")
+		if strings.Contains(err.Error(), "score") {
+			t.Errorf("the other tenant's application is named: %v", err)
+		}
+	}
+}

@@ -2,19 +2,24 @@ package nodeport
 
 import (
 	"cmp"
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/reconcile"
 	"yunfan.io/yunfan/internal/rest"
 )
 
 // Routes give the list of ports in use: all of it to who may list node ports, the rows of their tenants to others.
 func (p *Ports) Routes(authorizer *rest.Authorizer) []rest.Route {
-	return []rest.Route{{Pattern: "GET /api/v1/ports", Handler: rest.Get(func(r *http.Request) (rest.Page[Row], error) {
+	return []rest.Route{{Pattern: "GET /api/v1/ports/{cluster}/{port}", Handler: rest.Get(func(r *http.Request) (*Answer, error) {
+		return p.ask(r, authorizer)
+	})}, {Pattern: "GET /api/v1/ports", Handler: rest.Get(func(r *http.Request) (rest.Page[Row], error) {
 		rows, err := p.List(r.Context())
 		if err != nil {
 			return rest.Page[Row]{}, err
@@ -24,6 +29,39 @@ func (p *Ports) Routes(authorizer *rest.Authorizer) []rest.Route {
 		}
 		return rest.Paginate(rows, r.URL.Query(), fields...)
 	})}}
+}
+
+// Answer says whether an application can have a node port.
+type Answer struct {
+	Cluster string `json:"cluster"`
+	Port    int32  `json:"port"`
+	Free    bool   `json:"free"`
+	// Message says who has it.
+	Message string `json:"message,omitempty"`
+}
+
+// ask answers at once, while somebody types, for ?tenant=…&application=…: who may see the applications of that tenant.
+func (p *Ports) ask(r *http.Request, authorizer *rest.Authorizer) (*Answer, error) {
+	tenant, application := r.URL.Query().Get("tenant"), r.URL.Query().Get("application")
+	port, err := strconv.ParseUint(r.PathValue("port"), 10, 16)
+	if err != nil || tenant == "" {
+		return nil, apierrors.NewBadRequest("ask for /api/v1/ports/CLUSTER/PORT?tenant=TENANT, with &application=NAME for one that has ports already")
+	}
+	if err := authorizer.Require(r.Context(), authorizationv1.ResourceAttributes{
+		Verb: "list", Group: v1alpha1.GroupVersion.Group, Resource: "applications", Namespace: tenant,
+	}); err != nil {
+		return nil, err
+	}
+	answer := &Answer{Cluster: r.PathValue("cluster"), Port: int32(port)}
+	err = p.Check(r.Context(), []v1alpha1.NodePortSpec{{
+		Cluster: answer.Cluster, Port: answer.Port, Owner: v1alpha1.NodePortOwner{Tenant: tenant, Application: application},
+	}})
+	if taken, ok := errors.AsType[*reconcile.Stalled](err); ok {
+		answer.Message = taken.Error()
+		return answer, nil
+	}
+	answer.Free = err == nil
+	return answer, err
 }
 
 var fields = []rest.Field[Row]{
