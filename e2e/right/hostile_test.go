@@ -44,7 +44,7 @@ func TestSEC01_Hostile(t *testing.T) {
 // names are those of others, guessed: whether they exist must make no difference.
 func (c *cast) names(t *testing.T) {
 	root := "/apis/yunfan.io/v1alpha1/"
-	for real, invented := range map[string]string{
+	for there, invented := range map[string]string{
 		root + "namespaces/" + c.Tenant + "/applications/web":                         root + "namespaces/" + c.Tenant + "/applications/nothing",
 		root + "namespaces/" + c.Tenant + "/partitions/part":                          root + "namespaces/nowhere/partitions/part",
 		root + "tenants/" + c.Tenant:                                                  root + "tenants/nowhere",
@@ -57,7 +57,7 @@ func (c *cast) names(t *testing.T) {
 		"/clusters/shanghai/api/v1/namespaces/kube-system/pods":                       "/clusters/shanghai/api/v1/namespaces/nowhere/pods",
 		"/clusters/shanghai/api/v1/namespaces/" + c.other.Tenant + "-whole/secrets/x": "/clusters/shanghai/api/v1/namespaces/nowhere/secrets/x",
 	} {
-		for _, path := range []string{real, invented} {
+		for _, path := range []string{there, invented} {
 			if code, text := c.ask(stranger, http.MethodGet, path, nil); code != http.StatusForbidden {
 				t.Errorf("%s: want 403 whether it is there or not, got %d %.300s", path, code, text)
 			}

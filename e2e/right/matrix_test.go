@@ -216,14 +216,14 @@ func namespaceOf(r row) string {
 
 func (c *cast) row(t *testing.T, r row) {
 	t.Helper()
-	for _, verb := range strings.Fields(all) {
+	for verb := range strings.FieldsSeq(all) {
 		if verb == "get" && r.object == "" || verb == "create" && r.fresh == nil && len(r.may["create"]) > 0 && !r.weak {
 			continue
 		}
 		if r.sub && verb != "list" && verb != "create" {
 			continue
 		}
-		for _, letter := range strings.Split(everybody, "") {
+		for letter := range strings.SplitSeq(everybody, "") {
 			method, path, body := c.request(r, verb)
 			code, text := send(t, c.people[letter].Config, method, path, body)
 			allowed := strings.Contains(r.may[verb], letter)

@@ -14,7 +14,6 @@ import (
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/e2e/journey"
@@ -146,9 +145,4 @@ func (c *cast) stored(cluster string, path string) map[string]any {
 		c.Fatal(err)
 	}
 	return object
-}
-
-// remove deletes an object of the hub when the test ends.
-func (c *cast) remove(o client.Object) {
-	c.Cleanup(func() { _ = c.Hub().Delete(c.Context(), o) })
 }

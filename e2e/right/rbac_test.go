@@ -17,7 +17,7 @@ func sample(namespace string) map[string][]map[string]any {
 	const rbac = "/clusters/beijing/apis/rbac.authorization.k8s.io/v1/"
 	rule := func(groups, resources, verbs string, names ...any) map[string]any {
 		words := func(text string) (all []any) {
-			for _, word := range strings.Split(text, " ") {
+			for word := range strings.SplitSeq(text, " ") {
 				all = append(all, strings.Trim(word, "-"))
 			}
 			return all
