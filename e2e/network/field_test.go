@@ -3,6 +3,7 @@
 package network_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -46,7 +47,11 @@ func newField(j *journey.Journey) *field {
 	for _, name := range []string{"x", "y", "z"} {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name + "-" + j.Tenant, Labels: map[string]string{"ns": name}}}
 		j.Expect(f.cluster.Create(j.Context(), ns)).To(Succeed())
-		j.Cleanup(func() { j.Try(journey.Beijing, "delete", "namespace", ns.Name, "--wait=false") })
+		j.Cleanup(func() {
+			if err := f.cluster.Delete(context.WithoutCancel(j.Context()), ns); err != nil {
+				j.Error(err)
+			}
+		})
 		f.namespaces = append(f.namespaces, ns)
 		for i, label := range []string{"a", "b", "c"} {
 			f.add(ns, name+label, label, nodes.Items[i%2].Name)
