@@ -1,7 +1,7 @@
 # Images of the examples, as archives in bin/images/examples: included by the Makefile of the repository.
 
-EXAMPLE_PROGRAMS := db-service score-record echo
-EXAMPLE_SOURCE   := db-service=examples/score/db-service score-record=examples/score/score-record echo=examples/echo
+EXAMPLE_PROGRAMS := db-service score-record echo port-reporter
+EXAMPLE_SOURCE   := db-service=examples/score/db-service score-record=examples/score/score-record echo=examples/echo port-reporter=examples/port-reporter
 EXAMPLE_RECIPES  := $(wildcard examples/*/*.image.yaml)
 EXAMPLE_IMAGES   := $(patsubst %.image.yaml,bin/images/examples/%.tar,$(notdir $(EXAMPLE_RECIPES)))
 

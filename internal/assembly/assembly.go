@@ -91,6 +91,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		application.New(mgr, ports),
 		&delivery.Keeper{Hub: hub, Members: members},
 		&nodeport.Garbage{Ports: ports},
+		&nodeport.Reporter{Hub: hub, Members: members},
 	} {
 		if err := c.SetupWithManager(mgr); err != nil {
 			return rest.Parts{}, fmt.Errorf("assembling: %w", err)

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	reportNamespace = "yunfan-system"
+	reportNamespace = "yunfan-ports" // of its own: who reports must write nothing else
 	// LabelReport is on the ConfigMaps in which nodes report.
 	LabelReport = "yunfan.io/port-report"
 	// ReportNode and ReportPorts are their keys: the node's name, and a line "PORT [PROGRAM]" for each port.
