@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -233,7 +234,18 @@ func TestAUD01_Server(t *testing.T) {
 		g.Expect(p.row(t, url.Values{"name": {"proto"}})).To(And(HaveField("UID", string(made.UID)), HaveField("After", ContainSubstring(`"a":"proto"`))))
 	})
 
-	t.Run("Refused", func(t *testing.T) {
+	t.Run("Refused", func(t *testing.T) { refusalsHaveRows(t, p) })
+	t.Run("Kubectl", func(t *testing.T) { kubectlHasRows(t, p) })
+	t.Run("Sizes", func(t *testing.T) { sizesAreBounded(t, p, maps) })
+	t.Run("Pages", func(t *testing.T) { pagesAreWhole(t, p) })
+	t.Run("Nobody", func(t *testing.T) { nobodyDeletes(t, p) })
+}
+
+// refusalsHaveRows is refused in every way.
+func refusalsHaveRows(t *testing.T, p *platform) {
+	t.Helper()
+	ctx := t.Context()
+	t.Run("Token", func(t *testing.T) {
 		g := NewWithT(t)
 		config := rest.AnonymousClientConfig(p.through)
 		config.BearerToken = "forged"
@@ -255,6 +267,20 @@ func TestAUD01_Server(t *testing.T) {
 		g.Expect(row).To(And(HaveField("Action", "signIn"), HaveField("Result", audit.ResultRefused), HaveField("After", "")))
 	})
 
+	t.Run("Reviews", func(t *testing.T) {
+		code, _, header := p.call(t, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+			`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}`, "Content-Type", "application/json")
+		if rows := p.rows(t, url.Values{"search": {header.Get("X-Request-ID")}}); code != http.StatusCreated || len(rows) > 0 {
+			t.Errorf("asking what one may is no change: %d %v", code, rows)
+		}
+	})
+
+}
+
+// sizesAreBounded sends more than is taken, and more than is kept.
+func sizesAreBounded(t *testing.T, p *platform, maps typedcorev1.ConfigMapInterface) {
+	t.Helper()
+	ctx := t.Context()
 	t.Run("TooLarge", func(t *testing.T) {
 		body := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"huge"},"data":{"a":"` + strings.Repeat("x", 5<<20) + `"}}`
 		code, text, header := p.call(t, http.MethodPost, "/api/v1/namespaces/default/configmaps", body, "Content-Type", "application/json")
@@ -274,32 +300,26 @@ func TestAUD01_Server(t *testing.T) {
 		}
 	})
 
-	t.Run("Reviews", func(t *testing.T) {
-		code, _, header := p.call(t, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
-			`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}`, "Content-Type", "application/json")
-		if rows := p.rows(t, url.Values{"search": {header.Get("X-Request-ID")}}); code != http.StatusCreated || len(rows) > 0 {
-			t.Errorf("asking what one may is no change: %d %v", code, rows)
-		}
-	})
+}
 
-	t.Run("Kubectl", func(t *testing.T) { kubectlHasRows(t, p) })
-	t.Run("Pages", func(t *testing.T) { pagesAreWhole(t, p) })
-	t.Run("Nobody", func(t *testing.T) {
-		transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-		answer, err := (&http.Client{Transport: transport}).Get(p.url + "/api/v1/audit")
-		if err != nil || answer.StatusCode != http.StatusUnauthorized {
-			t.Errorf("got %v %v, want 401", answer, err)
+// nobodyDeletes finds no way to rows without a user, or to change them with one.
+func nobodyDeletes(t *testing.T, p *platform) {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	answer, err := (&http.Client{Transport: transport}).Get(p.url + "/api/v1/audit")
+	if err != nil || answer.StatusCode != http.StatusUnauthorized {
+		t.Errorf("got %v %v, want 401", answer, err)
+	}
+	for _, method := range []string{http.MethodDelete, http.MethodPut, http.MethodPatch, http.MethodPost} {
+		if code, _, _ := p.call(t, method, "/api/v1/audit", "{}"); code < http.StatusBadRequest {
+			t.Errorf("%s of audit: got %d", method, code)
 		}
-		for _, method := range []string{http.MethodDelete, http.MethodPut, http.MethodPatch, http.MethodPost} {
-			if code, _, _ := p.call(t, method, "/api/v1/audit", "{}"); code < http.StatusBadRequest {
-				t.Errorf("%s of audit: got %d", method, code)
-			}
-		}
-	})
+	}
 }
 
 // kubectlHasRows does with the real kubectl what people do.
 func kubectlHasRows(t *testing.T, p *platform) {
+	t.Helper()
 	g := NewWithT(t)
 	folder := t.TempDir()
 	kubeconfig := filepath.Join(folder, "kubeconfig")
@@ -334,6 +354,7 @@ func kubectlHasRows(t *testing.T, p *platform) {
 
 // pagesAreWhole reads all rows page by page, and finds what the export has, the newest first.
 func pagesAreWhole(t *testing.T, p *platform) {
+	t.Helper()
 	g := NewWithT(t)
 	var ids []string
 	for next := ""; ; {
