@@ -102,7 +102,8 @@ func (c Config) Spec() *sandbox.Spec {
 		{Name: Policy, Gate: api, Ready: supervisor.Probe{URL: "unix:///run/yunfan-policy/policy.sock"},
 			Command: []string{p.Path(Policy), "--node=" + c.Node.Name, "--pods=" + c.Plan.NodePods(c.Cluster.Slot, c.Node.Index).String(),
 				"--kubeconfig=" + c.file("policy.kubeconfig")},
-			Env: []string{"GOMEMLIMIT=24MiB", "GOGC=50"}},
+			// A connection that was cut without a word is noticed within seconds, not most of a minute: policies change over it.
+			Env: []string{"GOMEMLIMIT=24MiB", "GOGC=50", "HTTP2_READ_IDLE_TIMEOUT_SECONDS=5", "HTTP2_PING_TIMEOUT_SECONDS=3"}},
 		{Name: Kubelet, Needs: []string{Images, Policy}, Gate: api, Ready: supervisor.Probe{URL: "http://127.0.0.1:10248/healthz"},
 			Command: []string{p.Path(Kubelet), "--config=" + c.file("kubelet.yaml"), "--kubeconfig=" + c.file("kubelet.kubeconfig"),
 				"--hostname-override=" + c.Node.Name, "--node-ip=" + c.Plan.Node(c.Cluster.Slot, c.Node.Index).String()}},
