@@ -109,7 +109,9 @@ var fields = []rest.Field[Row]{
 func (l *List) All(ctx context.Context) []Row {
 	sources := []func(context.Context) []Row{
 		l.server, l.webhooks,
-		func(ctx context.Context) []Row { return shown(ctx, "serving certificate", "hub", byCluster, l.HubConfig.Host) },
+		func(ctx context.Context) []Row {
+			return shown(ctx, "serving certificate", "hub", byCluster, l.HubConfig.Host)
+		},
 		func(context.Context) []Row { return signIn("hub", l.HubConfig) },
 		func(context.Context) []Row { return embedded(l.InstanceDir) },
 	}
