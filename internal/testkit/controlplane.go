@@ -54,7 +54,7 @@ func run(m *testing.M, hub **Hub) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	env, config, err := start(root, filepath.Join(root, "api", "crds"))
+	env, config, err := start(root, []string{filepath.Join(root, "api", "crds")})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "starting the hub for tests: %v\n", err)
 		return 1
@@ -94,14 +94,19 @@ func Scheme() *runtime.Scheme {
 	return s
 }
 
+// Flag sets a flag of a member's API server.
+func Flag(name, value string) func(*envtest.Environment) {
+	return func(e *envtest.Environment) { e.ControlPlane.GetAPIServer().Configure().Set(name, value) }
+}
+
 // StartMember starts a control plane of its own, which ends with the test.
-func StartMember(t testing.TB) *Member {
+func StartMember(t testing.TB, changes ...func(*envtest.Environment)) *Member {
 	t.Helper()
 	root, err := moduleRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	env, config, err := start(root)
+	env, config, err := start(root, nil, changes...)
 	if err != nil {
 		t.Fatalf("starting a member: %v", err)
 	}
@@ -113,7 +118,7 @@ func StartMember(t testing.TB) *Member {
 	return &Member{Config: config, Client: c}
 }
 
-func start(root string, crds ...string) (*envtest.Environment, *rest.Config, error) {
+func start(root string, crds []string, changes ...func(*envtest.Environment)) (*envtest.Environment, *rest.Config, error) {
 	assets := assets(root)
 	for _, program := range []string{"kube-apiserver", "etcd"} {
 		if _, err := os.Stat(filepath.Join(assets, program)); err != nil {
@@ -128,6 +133,9 @@ func start(root string, crds ...string) (*envtest.Environment, *rest.Config, err
 	}
 	// The default /24 holds 254 services: too few for tests of scale.
 	env.ControlPlane.GetAPIServer().Configure().Set("service-cluster-ip-range", "10.96.0.0/16")
+	for _, change := range changes {
+		change(env)
+	}
 	config, err := env.Start()
 	if err != nil {
 		_ = env.Stop()
