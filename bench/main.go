@@ -61,6 +61,7 @@ func run(ctx context.Context) (err error) {
 		{"idle", "Idle, 60 s, no application", b.idle},
 		{"changes", "One application at a time, no pods: sent to the hub until the last member holds every object", b.oneAtATime},
 		{"applications", fmt.Sprintf("%d applications at once, no pods, two members", many), b.atOnce},
+		{"audit", "Audit: rows a second on this disk, and what one adds to a write", b.audit},
 		{"pods", fmt.Sprintf("%d pods over two members, kubectl apply until all are Ready, images pulled cold", many), b.pods},
 		{"through", "Through the platform, against going to the API server directly", b.through},
 		{"tenants", fmt.Sprintf("%d tenants with %d partitions and %d users each", manyTenants, len(members), usersPerTenant), b.tenants},
