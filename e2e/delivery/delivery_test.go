@@ -179,7 +179,8 @@ func TestProcessKilled(t *testing.T) {
 	for _, target := range append([]string{"services/server/server"}, sample(t, 3,
 		"services/registry/registry", "hub/etcd", "hub/kube-apiserver", "hub/kube-controller-manager",
 		"beijing/etcd", "beijing/kube-apiserver", "beijing/kube-controller-manager", "beijing/kube-scheduler",
-		"beijing/beijing-1/containerd", "beijing/beijing-1/kubelet", "beijing/beijing-1/kube-proxy")...) {
+		"beijing/beijing-1/containerd", "beijing/beijing-1/kubelet", "beijing/beijing-1/kube-proxy",
+		"beijing/beijing-1/yunfan-policy")...) {
 		t.Run(strings.ReplaceAll(target, "/", " "), func(t *testing.T) {
 			j := journey.Begin(t)
 			j.Partition("bj", journey.Beijing)
