@@ -406,7 +406,7 @@ func TestScarceThingsThatBecomeFree(t *testing.T) {
 		taken := port("prod")
 		testkit.Create(t, hub.Client, taken)
 		app := tn.create(score(tn.namespace))
-		tn.becomes(app, v1alpha1.ReasonNodePortTaken, "application books of tenant finance")
+		tn.becomes(app, v1alpha1.ReasonNodePortTaken, "belongs to another tenant")
 		var deliveries v1alpha1.DeliveryList
 		g.Expect(hub.Client.List(t.Context(), &deliveries, client.InNamespace(tn.namespace))).To(Succeed())
 		g.Expect(deliveries.Items).To(BeEmpty(), "nothing is delivered before the port is sure")

@@ -60,8 +60,11 @@ func (w *world) checkNodePorts(wanted []v1alpha1.NodePortSpec) error {
 		seen[name] = spec.Owner
 		if taken := w.nodePorts[name]; taken != nil && !w.owns(&taken.Spec) {
 			o := taken.Spec.Owner
-			problems = append(problems, fmt.Sprintf("node port %d of cluster %s belongs to component %s of application %s of tenant %s in partition %s",
-				spec.Port, spec.Cluster, o.Component, o.Application, o.Tenant, o.Partition))
+			owner := "another tenant" // of whom nothing is told
+			if o.Tenant == w.app.Namespace {
+				owner = fmt.Sprintf("component %s of application %s of tenant %s in partition %s", o.Component, o.Application, o.Tenant, o.Partition)
+			}
+			problems = append(problems, fmt.Sprintf("node port %d of cluster %s belongs to %s", spec.Port, spec.Cluster, owner))
 		}
 	}
 	if problems != nil {

@@ -307,7 +307,7 @@ func TestNodePortsOfOthers(t *testing.T) {
 	}
 	reserve("finance", "score")
 	_, err := w.plan()
-	expect(t, err, v1alpha1.ReasonNodePortTaken, "node port 30001 of cluster shanghai belongs to component c of application score of tenant finance in partition p")
+	expect(t, err, v1alpha1.ReasonNodePortTaken, "node port 30001 of cluster shanghai belongs to another tenant")
 
 	app.Spec.Placement.Partitions[1].Overrides = []v1alpha1.Override{{Component: "score-record", NodePorts: map[string]int32{"http": 30002}}}
 	p, err := w.plan()
