@@ -192,7 +192,7 @@ func TestRES01IsolationIsWritten(t *testing.T) {
 	t.Parallel()
 	j := journey.Begin(t)
 	p := j.Partition("bj", journey.Beijing, func(s *v1alpha1.PartitionSpec) { s.Isolation.Ingress = v1alpha1.IsolationPartition })
-	j.Expect(j.Kubectl(journey.Beijing, "-n", p.MemberNamespace(), "get", "networkpolicy", "yunfan-isolation", "-o", "jsonpath={.spec.policyTypes}")).
+	j.Expect(j.Kubectl(journey.Beijing, "-n", p.MemberNamespace(), "get", "networkpolicy", "yunfan-ingress", "-o", "jsonpath={.spec.policyTypes}")).
 		To(ContainSubstring("Ingress"))
 	labels := metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}}
 	j.Expect(j.Clusters[journey.Beijing].Get(j.Context(), client.ObjectKey{Name: p.MemberNamespace()}, &labels)).To(Succeed())

@@ -20,8 +20,10 @@ const (
 	reportNamespace = "yunfan-ports" // of its own: who reports must write nothing else
 	// LabelReport is on the ConfigMaps in which nodes report.
 	LabelReport = "yunfan.io/port-report"
-	// ReportNode and ReportPorts are their keys: the node's name, and a line "PORT [PROGRAM]" for each port.
-	ReportNode, ReportPorts = "node", "ports"
+	// ReportNode is the key of the node's name.
+	ReportNode = "node"
+	// ReportPorts is the key of a line "PORT [PROGRAM]" for each port.
+	ReportPorts = "ports"
 
 	// freshness is how long what nodes reported is used before they are asked again.
 	freshness = 5 * time.Second
