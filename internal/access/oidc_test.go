@@ -119,7 +119,9 @@ func (i *realIssuer) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]string{"access_token": "unused", "token_type": "Bearer", "id_token": text})
+	if err := json.NewEncoder(w).Encode(map[string]string{"access_token": "unused", "token_type": "Bearer", "id_token": text}); err != nil {
+		panic(http.ErrAbortHandler) // the client is gone
+	}
 }
 
 func (s *server) issuerDirectory(t *testing.T, i *realIssuer, change ...func(*v1alpha1.DirectorySpec)) *v1alpha1.Directory {
