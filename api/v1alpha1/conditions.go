@@ -6,6 +6,8 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 const (
 	// ConditionReady says that the object does what its spec asks for.
 	ConditionReady = "Ready"
+	// ConditionAuthorization on a Cluster says that RBAC decides there who may do what; its reason is the mode.
+	ConditionAuthorization = "Authorization"
 	// ConditionProgressing on an Application is True while its deliveries move towards the spec.
 	ConditionProgressing = "Progressing"
 	// ConditionTrafficReady on a Partition says that its data plane answers, as the edge sees it.

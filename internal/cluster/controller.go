@@ -60,11 +60,12 @@ type Controller struct {
 	secrets map[string]string // version of the Secret that the connection of each cluster was made from
 	// apiServers of each cluster, read now and then
 	apiServers map[string]servers
+	authorised map[string]time.Time // when each cluster was asked, see authorise
 }
 
 // New makes the controller. It connects and admits clusters in members.
 func New(members *member.Set, cleaners ...Cleaner) *Controller {
-	return &Controller{members: members, cleaners: cleaners, secrets: map[string]string{}, apiServers: map[string]servers{}}
+	return &Controller{members: members, cleaners: cleaners, secrets: map[string]string{}, apiServers: map[string]servers{}, authorised: map[string]time.Time{}}
 }
 
 // SetupWithManager registers the controller with the hub's manager.
@@ -103,7 +104,7 @@ func (c *Controller) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result
 		return c.remove(ctx, cluster)
 	}
 	result, err := reconcile.Run(ctx, c.client, cluster, v1alpha1.ConditionReady, v1alpha1.ReasonReady,
-		c.hold, c.connect, c.seen, c.identify, c.admit, c.summarise, c.addresses)
+		c.hold, c.connect, c.seen, c.identify, c.admit, c.summarise, c.addresses, c.authorise)
 	if _, admitted := c.members.Member(r.Name); admitted && err == nil && result.IsZero() {
 		result.RequeueAfter = seenInterval
 	}
@@ -121,6 +122,7 @@ func (c *Controller) disconnect(name string) {
 	defer c.mu.Unlock()
 	delete(c.secrets, name)
 	delete(c.apiServers, name)
+	delete(c.authorised, name)
 }
 
 // withSecret finds the clusters whose kubeconfig is in a Secret.

@@ -2,8 +2,8 @@ package health
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -114,7 +114,7 @@ func TestEngineProcesses(t *testing.T) {
 	state := atomic.Value{}
 	state.Store("Ready")
 	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(map[string]any{"processes": []map[string]any{{"target": "hub/etcd", "state": state.Load(), "lastError": "x"}, {"target": "images", "state": "Done"}}})
+		_, _ = fmt.Fprintf(w, `{"processes": [{"target": "hub/etcd", "state": %q, "lastError": "x"}, {"target": "images", "state": "Done"}]}`, state.Load())
 	})}
 	go func() { _ = server.Serve(listener) }()
 	defer server.Close()
