@@ -292,7 +292,10 @@ func (w *Writer) closeOpen(ctx context.Context) error {
 		}
 		for range rows {
 			select {
-			case <-done: // it is only ever nil
+			case err := <-done:
+				if err != nil {
+					return err
+				}
 			case <-w.ended:
 				return nil
 			case <-ctx.Done():

@@ -138,7 +138,7 @@ var errPanic = errors.New("the server failed")
 
 // secretPath says that what is sent to one of our own paths is never kept: passwords, tokens and secrets' values.
 func secretPath(r *http.Request) bool {
-	for _, word := range []string{"session", "password", "token", "secret", "oidc", "certificate", "users"} {
+	for _, word := range []string{"session", "password", "token", "secret", "oidc", "certificate", "users", "kubeconfig"} {
 		if containsFold(r.URL.Path, word) {
 			return true
 		}

@@ -250,6 +250,7 @@ func (v *verification) end(w *writerRow, last int64, hash []byte, anchor Anchor,
 func readLinks(ctx context.Context, tx *record.Tx, writer, after int64) ([]linkRow, error) {
 	const columns = `id, CASE WHEN result_seq IS NULL THEN 0 ELSE 1 END AS closed, intent, COALESCE(outcome, '') AS outcome, COALESCE(state_before, '') AS state_before,
 		COALESCE(state_after, '') AS state_after, user_name, tenant, cluster, resource, name, action, result, words`
+	const shown = `link, kind, link_hash, id, closed, intent, outcome, state_before, state_after, user_name, tenant, cluster, resource, name, action, result, words`
 	var links []linkRow
 	err := tx.Each(ctx, func(scan func(...any) error) error {
 		var l linkRow
@@ -264,8 +265,8 @@ func readLinks(ctx context.Context, tx *record.Tx, writer, after int64) ([]linkR
 		}
 		links = append(links, l)
 		return nil
-	}, `SELECT * FROM (SELECT seq AS link, 0 AS kind, hash AS link_hash, `+columns+` FROM audit_rows WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?) AS begun
-		UNION ALL SELECT * FROM (SELECT result_seq, 1, result_hash, `+columns+` FROM audit_rows WHERE result_writer = ? AND result_seq > ? ORDER BY result_seq LIMIT ?) AS ended
+	}, `SELECT `+shown+` FROM (SELECT seq AS link, 0 AS kind, hash AS link_hash, `+columns+` FROM audit_rows WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?) AS begun
+		UNION ALL SELECT `+shown+` FROM (SELECT result_seq AS link, 1 AS kind, result_hash AS link_hash, `+columns+` FROM audit_rows WHERE result_writer = ? AND result_seq > ? ORDER BY result_seq LIMIT ?) AS ended
 		ORDER BY link LIMIT ?`, writer, after, linksAtOnce, writer, after, linksAtOnce, linksAtOnce)
 	return links, err
 }

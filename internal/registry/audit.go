@@ -53,7 +53,9 @@ func unavailable(w http.ResponseWriter, message string) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusServiceUnavailable)
-	_ = json.NewEncoder(w).Encode(map[string][]entry{"errors": {{"UNAVAILABLE", message}}}) // the client hung up
+	if err := json.NewEncoder(w).Encode(map[string][]entry{"errors": {{"UNAVAILABLE", message}}}); err != nil {
+		return // the client hung up
+	}
 }
 
 type peerKey struct{}
