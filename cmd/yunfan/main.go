@@ -53,7 +53,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		}
 	}
 	add("platform",
-		newUpCommand(), newDownCommand(), newKubeconfigCommand(), newServerCommand(), newRegistryCommand(), newImageCommand())
+		newUpCommand(), newDownCommand(), newKubeconfigCommand(), newServerCommand(), newRegistryCommand(), newImageCommand(), newJoinCommand(access))
 	add("people",
 		newLoginCommand(access), newLogoutCommand(), newWhoAmICommand(), newPasswordCommand(), newTokensCommand(), newTokenCommand(), newFirstPasswordCommand(access), newCanICommand(access))
 	add("applications",

@@ -18,10 +18,10 @@ import (
 	"yunfan.io/yunfan/internal/rest"
 )
 
-// API gives the lists of clusters and nodes.
+// API gives the lists of clusters and nodes, and takes kubeconfigs.
 type API struct {
-	// Hub is the cache.
-	Hub        client.Reader
+	// Hub reads from the cache.
+	Hub        client.Client
 	Members    member.Lookup
 	Authorizer *rest.Authorizer
 }
@@ -30,6 +30,7 @@ type API struct {
 func (a *API) Routes() []rest.Route {
 	return []rest.Route{
 		{Pattern: "GET /api/v1/clusters", Handler: rest.Get(a.clusters)},
+		{Pattern: "PUT /api/v1/clusters/{cluster}/kubeconfig", Handler: rest.Get(a.join)},
 		{Pattern: "GET /api/v1/cluster-nodes", Handler: rest.Get(a.nodes)},
 		{Pattern: "GET /api/v1/clusters/{cluster}/nodes/{node}", Handler: rest.Get(a.node)},
 	}
