@@ -119,7 +119,8 @@ func readers(c *topology.ClusterState) []reader {
 	for _, n := range c.Nodes {
 		out = append(out,
 			reader{n.Name, node.Kubelet, []string{"kubelet-" + n.Name, "kubelet-" + n.Name + "-serving"}},
-			reader{n.Name, node.KubeProxy, []string{"kube-proxy"}})
+			reader{n.Name, node.KubeProxy, []string{"kube-proxy"}},
+			reader{n.Name, node.Policy, []string{"network-policy"}})
 	}
 	return out
 }
