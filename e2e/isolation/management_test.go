@@ -3,7 +3,9 @@
 package isolation_test
 
 import (
+	"encoding/json"
 	"net"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -60,6 +62,41 @@ func TestCLU05_ManagementPortsAreClosedToPods(t *testing.T) {
 	w.Expect(w.reaches(caller, pods["shanghai: API server"])).To(gomega.BeFalse(), "another cluster's API server")
 	w.Expect(w.reaches(caller, pods["beijing: kubelet of node 0"])).To(gomega.BeFalse(), "the kubelet of its own node")
 	w.Expect(w.reaches(caller, pods["beijing: kubelet of node 1"])).To(gomega.BeFalse(), "the kubelet of another node")
+}
+
+// The list of the ports that a firewall must let through is compared with what answers, and with what the API server
+// itself says of its nodes.
+func TestCLU05_PortsNeeded(t *testing.T) {
+	t.Parallel()
+	w := world{journey.Begin(t)}
+	administrator := w.Person("ports", func(s *v1alpha1.UserSpec) { s.PlatformAdministrator = true })
+	w.Partition("bj", journey.Beijing)
+	caller := w.pod("bj", "caller", 0, nil)
+	for cluster, nodes := range map[string]int{journey.Beijing: 2, journey.Shanghai: 1} {
+		code, text, err := administrator.Do(w.Context(), http.MethodGet, "/api/v1/clusters/"+cluster+"/ports", nil)
+		w.Expect(err).NotTo(gomega.HaveOccurred())
+		w.Expect(code).To(gomega.Equal(http.StatusOK), string(text))
+		var ports []struct{ Component, Address string }
+		w.Expect(json.Unmarshal(text, &ports)).To(gomega.Succeed())
+		listed := map[string][]string{}
+		for _, p := range ports {
+			listed[p.Component] = append(listed[p.Component], p.Address)
+			w.Expect(w.outside(p.Address)).To(gomega.BeTrue(), p.Component+" listens on "+p.Address)
+			w.Expect(w.reaches(caller, p.Address)).To(gomega.BeFalse(), p.Component+" is closed to pods on "+p.Address)
+		}
+		w.Expect(listed["kube-apiserver"]).To(gomega.ContainElement(strings.TrimPrefix(w.Clusters[cluster].Config.Host, "https://")))
+		var kubelets []string
+		for _, node := range w.Nodes(cluster) {
+			kubelets = append(kubelets, net.JoinHostPort(node, "10250"))
+		}
+		w.Expect(listed["kubelet"]).To(gomega.ConsistOf(kubelets))
+		w.Expect(kubelets).To(gomega.HaveLen(nodes))
+		w.Expect(listed).To(gomega.HaveLen(2), "nothing else has to be open: %v", listed)
+	}
+	viewer := w.Person("nobody")
+	code, _, err := viewer.Do(w.Context(), http.MethodGet, "/api/v1/clusters/"+journey.Beijing+"/ports", nil)
+	w.Expect(err).NotTo(gomega.HaveOccurred())
+	w.Expect(code).To(gomega.Equal(http.StatusForbidden))
 }
 
 func TestSEC10_ImagesOfOtherTenants(t *testing.T) {

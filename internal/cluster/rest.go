@@ -31,6 +31,7 @@ func (a *API) Routes() []rest.Route {
 	return []rest.Route{
 		{Pattern: "GET /api/v1/clusters", Handler: rest.Get(a.clusters)},
 		{Pattern: "PUT /api/v1/clusters/{cluster}/kubeconfig", Handler: rest.Get(a.join)},
+		{Pattern: "GET /api/v1/clusters/{cluster}/ports", Handler: rest.Get(a.managementPorts)},
 		{Pattern: "GET /api/v1/cluster-nodes", Handler: rest.Get(a.nodes)},
 		{Pattern: "GET /api/v1/clusters/{cluster}/nodes/{node}", Handler: rest.Get(a.node)},
 	}

@@ -194,7 +194,13 @@ func (a *Authenticator) identify(identities []Identity, public bool, next Handle
 	return func(w http.ResponseWriter, r *http.Request) error {
 		user, err := a.who(r, identities)
 		ctx := context.WithValue(WithUser(r.Context(), user), factsKey{}, &Facts{})
-		if err != nil && !public {
+		if public {
+			err = nil
+		}
+		if named := ownName(r); named != nil {
+			err = named
+		}
+		if err != nil {
 			ctx = context.WithValue(ctx, refusalKey{}, err)
 		}
 		return next(w, r.WithContext(ctx))

@@ -62,9 +62,9 @@ func TestParts(t *testing.T) {
 		"Unknown":     {"the hub is asked about other tokens", "GET", "/who", [2]string{"Authorization", "Bearer other"}, 401, "hub does not know", seen{Code: 401}},
 		"Public":      {"signing in needs nobody, and says who tried", "POST", "/sign-in", [2]string{}, 200, "welcome", seen{Fact: "li"}},
 		"Missing":     {"what is not there is seen, too", "GET", "/nothing", [2]string{"Authorization", "Bearer good"}, 404, "docs/api.md", seen{User: "yunfan:li", Code: 404}},
-		"Impersonate": {"nobody says himself who he is", "GET", "/who", [2]string{"Impersonate-User", "admin"}, 403, "Impersonate-User", seen{}},
-		"RemoteUser":  {"nor in the way of proxies", "POST", "/sign-in", [2]string{"X-Remote-Group", "system:masters"}, 403, "X-Remote-Group", seen{}},
-		"Extra":       {"nor a part of it", "GET", "/who", [2]string{"impersonate-extra-scopes", "x"}, 403, "refused", seen{}},
+		"Impersonate": {"nobody says himself who he is", "GET", "/who", [2]string{"Impersonate-User", "admin"}, 403, "Impersonate-User", seen{Code: 403}},
+		"RemoteUser":  {"nor in the way of proxies", "POST", "/sign-in", [2]string{"X-Remote-Group", "system:masters"}, 403, "X-Remote-Group", seen{Code: 403}},
+		"Extra":       {"nor a part of it", "GET", "/who", [2]string{"impersonate-extra-scopes", "x"}, 403, "refused", seen{Code: 403}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			last = seen{}
