@@ -24,15 +24,6 @@ import (
 	"yunfan.io/yunfan/e2e/journey"
 )
 
-// put writes a secret as a person, and fails the test if it is refused.
-func put(j *journey.Journey, person *journey.Person, name string, body any) string {
-	j.Helper()
-	code, text, err := person.Do(j.Context(), http.MethodPut, "/api/v1/tenants/"+j.Tenant+"/secrets/"+name, body)
-	j.Expect(err).NotTo(HaveOccurred())
-	j.Expect(code).To(Equal(http.StatusOK), "%s", text)
-	return string(text)
-}
-
 func member(j *journey.Journey, person *journey.Person, role v1alpha1.Role) {
 	j.Helper()
 	j.Create(&v1alpha1.Membership{
