@@ -218,7 +218,7 @@ func (f *foreign) checkIdentity(t *testing.T) {
 	visitor := rest.AnonymousClientConfig(admin)
 	visitor.BearerToken = token.Status.Token
 	_, err = who(visitor)
-	g.Expect(err).To(MatchError(ContainSubstring("proxy")), "an ordinary user of the hub is nobody in the member")
+	g.Expect(err).To(MatchError(ContainSubstring("visitor\" lacks the verb")), "an ordinary user of the hub is nobody in the member")
 	encoded, err := json.Marshal(err)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(strings.Contains(string(encoded), token.Status.Token)).To(BeFalse())
