@@ -92,7 +92,7 @@ func add(sum map[string]cost, pid int) {
 	}
 	name := filepath.Base(string(words[0]))
 	// Our own programs are told apart by their sub-command: server, registry, the engine's daemon and units.
-	if strings.HasPrefix(name, "yunfan") && len(words) > 1 {
+	if strings.HasPrefix(name, "yunfan") && len(words) > 1 && !bytes.HasPrefix(words[1], []byte("-")) {
 		name += " " + string(words[1])
 	}
 	user, _ := strconv.Atoi(fields[11])
