@@ -154,6 +154,14 @@ type Service struct {
 	// +kubebuilder:default=None
 	// +kubebuilder:validation:Enum=None;ClientIP
 	SessionAffinity corev1.ServiceAffinity `json:"sessionAffinity,omitempty"`
+	// ExternalIPs are addresses at which the service's ports answer on their own, such as those of a few nodes that are
+	// chosen for it, or one that is led to the cluster. The cluster must set them aside (spec.externalIPs of the Cluster).
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:Pattern=`^[0-9a-fA-F.:]+$`
+	ExternalIPs []string `json:"externalIPs,omitempty"`
 	// Ports of the service.
 	// +required
 	// +listType=map
@@ -314,6 +322,13 @@ type Override struct {
 	// +kubebuilder:validation:MaxProperties=32
 	// +kubebuilder:validation:XValidation:rule="self.all(name, self[name] >= 1 && self[name] <= 65535)",message="a node port is a number from 1 to 65535"
 	NodePorts map[string]int32 `json:"nodePorts,omitempty"`
+	// ExternalIPs of the service in place of those of the component: each cluster has its own.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:Pattern=`^[0-9a-fA-F.:]+$`
+	ExternalIPs []string `json:"externalIPs,omitempty"`
 	// Images by the name of the container.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32

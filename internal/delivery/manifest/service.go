@@ -37,7 +37,10 @@ func (r *renderer) services(c *v1alpha1.Component, override v1alpha1.Override) (
 // service selects the component's pods whichever workload object holds them.
 func (r *renderer) service(c *v1alpha1.Component, override v1alpha1.Override) *corev1.Service {
 	spec := corev1.ServiceSpec{
-		Type: c.Service.Type, SessionAffinity: c.Service.SessionAffinity, Selector: r.podSelector(c.Name),
+		Type: c.Service.Type, SessionAffinity: c.Service.SessionAffinity, Selector: r.podSelector(c.Name), ExternalIPs: c.Service.ExternalIPs,
+	}
+	if len(override.ExternalIPs) > 0 {
+		spec.ExternalIPs = override.ExternalIPs
 	}
 	if c.Service.Headless {
 		spec.ClusterIP = corev1.ClusterIPNone
