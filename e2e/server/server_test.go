@@ -154,6 +154,16 @@ func TestServerOnForeignHub(t *testing.T) {
 
 	t.Run("nobody is who he says he is", func(t *testing.T) { f.checkIdentity(t) })
 
+	t.Run("AUD-01 what was done is listed", func(t *testing.T) {
+		g := NewWithT(t)
+		out, code := f.yunfan(t, "audit", "list")
+		g.Expect(code).To(BeZero(), out)
+		g.Expect(out).To(And(ContainSubstring("create"), ContainSubstring("Succeeded"), ContainSubstring("Refused")), "every tenant's, unless one is named")
+		out, code = f.yunfan(t, "audit", "list", "-n", "nobody-s")
+		g.Expect(code).To(BeZero(), out)
+		g.Expect(out).NotTo(ContainSubstring("Succeeded"))
+	})
+
 	t.Run("exit codes", func(t *testing.T) {
 		g := NewWithT(t)
 		for reason, tc := range map[string]struct {

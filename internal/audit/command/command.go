@@ -51,11 +51,11 @@ func (c *Command) List(ctx context.Context) error {
 	if err := c.Output.Check(); err != nil {
 		return err
 	}
+	rows, query := []audit.Row{}, c.query() // before the kubeconfig gives a namespace that nobody asked for
 	server, err := c.Access.Server(ctx)
 	if err != nil {
 		return err
 	}
-	rows, query := []audit.Row{}, c.query()
 	for len(rows) < c.Limit {
 		query.Set("pageSize", fmt.Sprint(min(rowsAtOnce, c.Limit-len(rows))))
 		var page audit.Page
@@ -82,12 +82,12 @@ func (c *Command) List(ctx context.Context) error {
 
 // Export writes all rows as JSON lines or CSV.
 func (c *Command) Export(ctx context.Context, format string) error {
+	query := c.query()
+	query.Set("format", format)
 	server, err := c.Access.Server(ctx)
 	if err != nil {
 		return err
 	}
-	query := c.query()
-	query.Set("format", format)
 	answer, err := server.Stream(ctx, http.MethodGet, path+"/export", query, nil)
 	if err != nil {
 		return err
