@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,7 +159,7 @@ func (l *Log) afterwards(next rest.Handler, w http.ResponseWriter, r *http.Reque
 	}
 	if o.Result != ResultSucceeded {
 		var write bool
-		if write, intent.Suppressed = l.refusals.take(intent.Address + " " + first(facts.User, intent.User)); !write {
+		if write, intent.Suppressed = l.refusals.take(intent.Address + " " + cmp.Or(facts.User, intent.User)); !write {
 			return err
 		}
 	}

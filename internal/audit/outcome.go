@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,7 +126,7 @@ func (a *attempt) states(o *Outcome, before state, answer []byte, readable bool,
 		return
 	}
 	if a.target.name == "" || a.target.subresource == "" {
-		o.Name, o.UID = first(object.Name, o.Name), object.UID
+		o.Name, o.UID = cmp.Or(object.Name, o.Name), object.UID
 	}
 	if a.intent.Action == "delete" {
 		return

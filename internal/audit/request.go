@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"io"
@@ -76,7 +77,7 @@ func targetOf(r *http.Request) target {
 		cluster, path, _ = strings.Cut(rest, "/")
 		path = "/" + path
 	} else if !strings.HasSuffix(r.Pattern, "{path...}") {
-		return target{resource: ownResource(r), namespace: r.PathValue("namespace"), name: first(r.PathValue("name"), r.PathValue("id")), cluster: r.PathValue("cluster")}
+		return target{resource: ownResource(r), namespace: r.PathValue("namespace"), name: cmp.Or(r.PathValue("name"), r.PathValue("id")), cluster: r.PathValue("cluster")}
 	}
 	t := target{kubernetes: true, cluster: cluster}
 	parts := strings.FieldsFunc(path, func(c rune) bool { return c == '/' })
@@ -117,15 +118,6 @@ func ownResource(r *http.Request) string {
 		}
 	}
 	return strings.Trim(r.URL.Path, "/")
-}
-
-func first(words ...string) string {
-	for _, word := range words {
-		if word != "" {
-			return word
-		}
-	}
-	return ""
 }
 
 // action is Kubernetes' verb, or of our own paths what the last word says.

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -106,7 +107,7 @@ func (l *Log) export(w http.ResponseWriter, r *http.Request, authorizer *rest.Au
 	if err != nil {
 		return err
 	}
-	format := first(r.URL.Query().Get("format"), "jsonl")
+	format := cmp.Or(r.URL.Query().Get("format"), "jsonl")
 	kind, known := map[string]string{"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}[format]
 	if !known {
 		return apierrors.NewBadRequest(fmt.Sprintf("format=%q: choose jsonl or csv", format))

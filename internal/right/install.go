@@ -2,21 +2,17 @@ package right
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/reconcile"
 )
 
 // installInterval is how often the hub's rules are put back in case somebody changed them; installRetry is the pause
@@ -101,38 +97,9 @@ func (i *Installer) Start(ctx context.Context) error {
 // Install brings the rules to the hub, or to the state of this version.
 func (i *Installer) Install(ctx context.Context) error {
 	for _, o := range hubObjects(i.Namespace) {
-		if err := apply(ctx, i.Hub, o); err != nil {
+		if _, err := reconcile.Apply(ctx, i.Hub, o); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// apply is server-side apply. A binding whose role somebody has changed is made anew: its role cannot be changed back.
-func apply(ctx context.Context, c client.Client, o client.Object) error {
-	kind, err := apiutil.GVKForObject(o, c.Scheme())
-	if err != nil {
-		return fmt.Errorf("finding the kind of %T: %w", o, err)
-	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
-	if err != nil {
-		return fmt.Errorf("converting %s %s: %w", kind.Kind, o.GetName(), err)
-	}
-	u := &unstructured.Unstructured{Object: content}
-	u.SetGroupVersionKind(kind)
-	unstructured.RemoveNestedField(u.Object, "status")
-	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
-	send := func() error {
-		return c.Apply(ctx, client.ApplyConfigurationFromUnstructured(u.DeepCopy()), client.FieldOwner(v1alpha1.FieldOwner), client.ForceOwnership)
-	}
-	err = send()
-	if apierrors.IsInvalid(err) && (kind.Kind == "RoleBinding" || kind.Kind == "ClusterRoleBinding") {
-		if err = c.Delete(ctx, u.DeepCopy()); client.IgnoreNotFound(err) == nil {
-			err = send()
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("applying %s %s: %w", kind.Kind, o.GetName(), err)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/reconcile"
 )
 
 // Bindings keeps in each tenant's hub namespace one RoleBinding for each role, and the rules of the whole hub. Who is in
@@ -60,7 +61,7 @@ func (b *Bindings) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, 
 	}
 	wanted := tenantBindings(ns.Name)
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
-		err := apply(ctx, b.hub, &rbacv1.RoleBinding{
+		_, err := reconcile.Apply(ctx, b.hub, &rbacv1.RoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: ns.Name, Labels: map[string]string{v1alpha1.LabelTenant: ns.Name}},
 			Subjects:   []rbacv1.Subject{groupSubject(wanted[name].group)},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: wanted[name].role},
