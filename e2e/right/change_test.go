@@ -153,4 +153,11 @@ func TestDEP02_DisjointLists(t *testing.T) {
 	if code, text := c.ask(stranger, http.MethodGet, "/apis/yunfan.io/v1alpha1/namespaces/"+c.Tenant+"/partitions/whole", nil); code != http.StatusForbidden || !strings.Contains(text, "you have no role in tenant") {
 		t.Errorf("a foreign partition: want 403 with a reason, got %d %s", code, text)
 	}
+	t.Run("SEC-02 people and applications of another tenant are not seen", func(t *testing.T) {
+		for _, path := range []string{"users", "namespaces/" + c.Tenant + "/memberships", "namespaces/" + c.Tenant + "/usergroups", "namespaces/" + c.Tenant + "/applications"} {
+			if code, text := c.ask(stranger, http.MethodGet, "/apis/yunfan.io/v1alpha1/"+path, nil); code != http.StatusForbidden {
+				t.Errorf("%s: want 403, got %d %s", path, code, text)
+			}
+		}
+	})
 }
