@@ -16,6 +16,12 @@ const (
 	ConditionWithinQuota = "WithinQuota"
 	// ConditionApplied on a Delivery says that the member holds every object of it.
 	ConditionApplied = "Applied"
+	// ConditionValid on a Workflow says that it can be run.
+	ConditionValid = "Valid"
+	// ConditionSucceeded on a WorkflowRun is Unknown until it has finished.
+	ConditionSucceeded = "Succeeded"
+	// ConditionAccepted on an Approval says that it counts.
+	ConditionAccepted = "Accepted"
 	// ConditionHealthy on a Delivery says that all its pods are as wanted and ready.
 	ConditionHealthy = "Healthy"
 )

@@ -18,6 +18,7 @@ var GroupVersion = schema.GroupVersion{Group: "yunfan.io", Version: "v1alpha1"}
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&AccessToken{}, &AccessTokenList{},
+		&Approval{}, &ApprovalList{},
 		&Application{}, &ApplicationList{},
 		&ApplicationRevision{}, &ApplicationRevisionList{},
 		&Cluster{}, &ClusterList{},
@@ -31,6 +32,8 @@ func AddToScheme(s *runtime.Scheme) error {
 		&Tenant{}, &TenantList{},
 		&User{}, &UserList{},
 		&UserGroup{}, &UserGroupList{},
+		&Workflow{}, &WorkflowList{},
+		&WorkflowRun{}, &WorkflowRunList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

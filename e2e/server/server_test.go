@@ -218,7 +218,7 @@ func (f *foreign) checkIdentity(t *testing.T) {
 	other := rest.CopyConfig(admin)
 	other.Impersonate = rest.ImpersonationConfig{UserName: "somebody-else", Groups: []string{"others"}}
 	_, err = who(other)
-	g.Expect(err).To(MatchError(ContainSubstring("Impersonate-User is refused")), "nobody acts in another's name")
+	g.Expect(err).To(MatchError(ContainSubstring("Impersonate-Group is refused")), "nobody acts in another's name")
 
 	hub, err := kubernetes.NewForConfig(f.hub.Config)
 	g.Expect(err).NotTo(HaveOccurred())

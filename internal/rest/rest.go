@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -92,7 +93,8 @@ func missing(_ http.ResponseWriter, r *http.Request) error {
 
 // ownName refuses requests in somebody else's name: only the platform itself says to Kubernetes who asks.
 func ownName(r *http.Request) error {
-	for name := range r.Header {
+	// In order, so that the same request is refused in the same words.
+	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
 		lower := strings.ToLower(name)
 		if strings.HasPrefix(lower, "impersonate-") || strings.HasPrefix(lower, "x-remote-") {
 			return apierrors.NewForbidden(schema.GroupResource{}, "", fmt.Errorf("the header %s is refused: sign in as the user in whose name you want to act", name))
