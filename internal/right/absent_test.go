@@ -54,7 +54,7 @@ func TestSEC03_PeopleWhoAreNotThere(t *testing.T) {
 		return func() (bool, error) { return absent.May(t.Context(), v1alpha1.Actor{Name: who}, deploy) }
 	}
 	g.Eventually(may("yunfan:"+name("li")), "10s").Should(BeTrue())
-	g.Expect(may("yunfan:" + name("gone"))()).To(BeFalse(), "disabled")
+	g.Expect(may("yunfan:"+name("gone"))()).To(BeFalse(), "disabled")
 	g.Expect(may("yunfan:nobody")()).To(BeFalse())
 	g.Expect(may(name("li"))()).To(BeFalse(), "a user of the hub with the same name")
 	g.Expect(hub.Client.Delete(t.Context(), member(tenant, "li", v1alpha1.SubjectUser, "", ""))).To(Succeed())
