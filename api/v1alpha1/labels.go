@@ -33,6 +33,15 @@ const (
 	// the same, the revision's versions of configurations are used instead of the newest.
 	AnnotationRollbackTo = "yunfan.io/rollback-to"
 
+	// LabelMadeBy with the value MadeByPlatform marks a WorkflowRun that the platform itself has made: its definition may
+	// have internal actions. Admission lets only identities that may stamp workflowruns set, change or remove it, and
+	// lets nobody else change spec.definition or spec.inputs of any run.
+	LabelMadeBy = "yunfan.io/made-by"
+	// MadeByPlatform is the only value of LabelMadeBy.
+	MadeByPlatform = "platform"
+	// LabelWorkflow names the workflow on its WorkflowRuns, where they are one's.
+	LabelWorkflow = "yunfan.io/workflow"
+
 	// TaintTenant is the taint of nodes that a partition has for itself; its value is the tenant.
 	TaintTenant = "yunfan.io/tenant"
 
@@ -41,6 +50,10 @@ const (
 
 	// FinalizerDelivery keeps a Delivery until its objects are gone from the member. Whoever creates a Delivery sets it.
 	FinalizerDelivery = "yunfan.io/delivery"
+
+	// FinalizerRun keeps a WorkflowRun until it has finished and is in the records. Admission stamps it at creation, so
+	// that it costs no write.
+	FinalizerRun = "yunfan.io/run"
 
 	// FieldOwner is the field manager of everything the platform applies.
 	FieldOwner = "yunfan"
