@@ -20,6 +20,8 @@ const (
 	ConditionValid = "Valid"
 	// ConditionSucceeded on a WorkflowRun is Unknown until it has finished.
 	ConditionSucceeded = "Succeeded"
+	// ConditionArchived on a WorkflowRun that has finished says that it is in the platform's records.
+	ConditionArchived = "Archived"
 	// ConditionAccepted on an Approval says that it counts.
 	ConditionAccepted = "Accepted"
 	// ConditionHealthy on a Delivery says that all its pods are as wanted and ready.

@@ -32,7 +32,7 @@ type WorkflowRun struct {
 // +kubebuilder:validation:XValidation:rule="has(self.workflow) != has(self.definition)",message="name a workflow of the tenant in workflow, or write the steps in definition: one of the two"
 // +kubebuilder:validation:XValidation:rule="has(self.workflow) == has(oldSelf.workflow) && (!has(self.workflow) || self.workflow == oldSelf.workflow)",message="what is run cannot be changed: start another run"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.user) || (has(self.user) && self.user == oldSelf.user)",message="who started a run cannot be changed"
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.aborted) || !oldSelf.aborted || (has(self.aborted) && self.aborted)",message="an aborted run does not go on: retry it, or start another"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.aborted) || !oldSelf.aborted || (has(self.aborted) && self.aborted) || (has(self.retry) && (!has(oldSelf.retry) || self.retry.number > oldSelf.retry.number))",message="an aborted run does not go on: retry it by setting retry with the next number and aborted to false at once, or start another"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.retry) || (has(self.retry) && self.retry.number >= oldSelf.retry.number)",message="the number of a retry only grows"
 type WorkflowRunSpec struct {
 	// Workflow of the same namespace that is run.
@@ -62,7 +62,8 @@ type WorkflowRunSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=1000
 	Reason string `json:"reason,omitempty"`
-	// Retry runs a step of a failed run again, and everything that comes after it.
+	// Retry runs a step of a failed or aborted run again, and everything that comes after it. That of an aborted run is
+	// set together with aborted: false.
 	// +optional
 	Retry *RunRetry `json:"retry,omitempty"`
 	// ChangedBy is who last paused, resumed, aborted or retried the run: written by admission.
@@ -90,7 +91,8 @@ type RunRetry struct {
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	Number int32 `json:"number"`
-	// From is the step to begin with; all steps that failed or were aborted if empty.
+	// From is a step that has ended, to begin with, besides those that failed. If empty, all steps that failed, were
+	// aborted or undone are run again.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	From string `json:"from,omitempty"`
@@ -151,15 +153,25 @@ type WorkflowRunStatus struct {
 	// FinishTime is when it ended.
 	// +optional
 	FinishTime *metav1.MicroTime `json:"finishTime,omitempty"`
-	// Retries is the number of the last retry that was begun.
+	// Retries is the number of the last retry that was begun or refused.
 	// +optional
 	Retries int32 `json:"retries,omitempty"`
+	// RetriedBy is who last retried the run: he can approve none of its steps. Of his groups, those that count here.
+	// +optional
+	RetriedBy *Actor `json:"retriedBy,omitempty"`
+	// RetryTime is when it was last retried: the timeout of the run counts from then.
+	// +optional
+	RetryTime *metav1.MicroTime `json:"retryTime,omitempty"`
+	// Ending is how the run ends, Aborted or Failed, once its running steps have been ended and undone. Empty while it
+	// goes on.
+	// +optional
+	Ending RunPhase `json:"ending,omitempty"`
 	// Steps in the definition's order.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	Steps []StepStatus `json:"steps,omitempty"`
-	// Conditions: Succeeded, which is Unknown until the run has finished.
+	// Conditions: Succeeded, which is Unknown until the run has finished, and from then on Archived.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -222,6 +234,9 @@ type StepStatus struct {
 	// NextTime is when a waiting step is looked at again, at the latest.
 	// +optional
 	NextTime *metav1.MicroTime `json:"nextTime,omitempty"`
+	// Stopping says why a running attempt is being ended. It fails with these words.
+	// +optional
+	Stopping string `json:"stopping,omitempty"`
 	// Approval is what a step waits for that somebody must approve.
 	// +optional
 	Approval *ApprovalWanted `json:"approval,omitempty"`

@@ -2699,6 +2699,15 @@ func (in *WorkflowRunStatus) DeepCopyInto(out *WorkflowRunStatus) {
 		in, out := &in.FinishTime, &out.FinishTime
 		*out = (*in).DeepCopy()
 	}
+	if in.RetriedBy != nil {
+		in, out := &in.RetriedBy, &out.RetriedBy
+		*out = new(Actor)
+		(*in).DeepCopyInto(*out)
+	}
+	if in.RetryTime != nil {
+		in, out := &in.RetryTime, &out.RetryTime
+		*out = (*in).DeepCopy()
+	}
 	if in.Steps != nil {
 		in, out := &in.Steps, &out.Steps
 		*out = make([]StepStatus, len(*in))
