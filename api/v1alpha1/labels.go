@@ -42,6 +42,9 @@ const (
 	// LabelWorkflow names the workflow on its WorkflowRuns, where they are one's.
 	LabelWorkflow = "yunfan.io/workflow"
 
+	// AnnotationChangedBy on an Application is who changed its spec last, as Kubernetes knows him. Admission writes it.
+	AnnotationChangedBy = "yunfan.io/changed-by"
+
 	// TaintTenant is the taint of nodes that a partition has for itself; its value is the tenant.
 	TaintTenant = "yunfan.io/tenant"
 

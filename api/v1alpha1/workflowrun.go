@@ -77,7 +77,9 @@ type Actor struct {
 	// +required
 	// +kubebuilder:validation:MaxLength=320
 	Name string `json:"name"`
-	// Groups of the user that are the platform's, those that begin with yunfan:.
+	// Groups of the user that count in the tenant: those that begin with yunfan:tenant:<tenant>: and
+	// yunfan:partition:<tenant>:, yunfan:platform-admin and yunfan:authenticated. Roles in other tenants are none of its
+	// business.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=1500
