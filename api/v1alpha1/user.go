@@ -39,6 +39,14 @@ type UserSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=254
 	Email string `json:"email,omitempty"`
+	// Phone is where text messages are sent: in international form such as +8613800138000, or as 11 digits of China.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:Pattern=`^(\+[1-9][0-9]{6,14}|1[3-9][0-9]{9})$`
+	Phone string `json:"phone,omitempty"`
+	// Notifications is how the user wants to be told. He changes it himself.
+	// +optional
+	Notifications *UserNotifications `json:"notifications,omitempty"`
 	// Disabled users cannot sign in, and what they have open ends.
 	// +optional
 	Disabled bool `json:"disabled,omitempty"`
@@ -58,6 +66,36 @@ type UserSpec struct {
 	// +kubebuilder:validation:MaxLength=255
 	ExternalID string `json:"externalID,omitempty"`
 }
+
+// UserNotifications is how a user wants to be told. Whatever he chooses, messages are in his inbox on the platform.
+type UserNotifications struct {
+	// Language of mails and text messages; Chinese if empty.
+	// +optional
+	Language NotificationLanguage `json:"language,omitempty"`
+	// Channels by which the user is told besides his inbox; by mail if this is not there, by none if it is empty.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=2
+	Channels *[]NotificationChannel `json:"channels,omitempty"`
+	// MutedTopics are left in the inbox: a topic such as request.approved, all of a capability as request.*, or *.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=50
+	// +kubebuilder:validation:items:MaxLength=100
+	// +kubebuilder:validation:items:Pattern=`^(\*|[a-z0-9-]+(\.[a-z0-9-]+)*(\.\*)?)$`
+	MutedTopics []string `json:"mutedTopics,omitempty"`
+}
+
+// NotificationChannel is a way by which people are told besides their inbox.
+//
+// +kubebuilder:validation:Enum=Email;SMS
+type NotificationChannel string
+
+// Channels to people.
+const (
+	ChannelEmail NotificationChannel = "Email"
+	ChannelSMS   NotificationChannel = "SMS"
+)
 
 // UserStatus is what the platform knows of a user.
 type UserStatus struct {

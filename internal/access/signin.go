@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -256,7 +257,7 @@ func (s *Service) admit(ctx context.Context, directory *v1alpha1.Directory, p pe
 		return nil, refused("user %s is disabled: ask an administrator", p.name)
 	}
 	before := user.DeepCopy()
-	if describe(user, directory, p); user.Spec != before.Spec {
+	if describe(user, directory, p); !equality.Semantic.DeepEqual(user.Spec, before.Spec) {
 		if err := s.hub.Patch(ctx, user, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 			return nil, fmt.Errorf("updating user %s: %w", p.name, err)
 		}
