@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -36,6 +37,11 @@ func (p *Person) Member(cluster string) *rest.Config {
 	config := rest.CopyConfig(p.Config)
 	config.Host += "/clusters/" + cluster
 	return config
+}
+
+// Client speaks to the hub through the platform as this person, as kubectl would.
+func (p *Person) Client(scheme *runtime.Scheme) (client.Client, error) {
+	return client.New(p.Config, client.Options{Scheme: scheme})
 }
 
 // Do sends a request to the platform as the person, and gives the answer's code and body.
