@@ -12,6 +12,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:selectablefield:JSONPath=`.spec.runUID`
 // +kubebuilder:printcolumn:name="Run",type=string,JSONPath=`.spec.run`
 // +kubebuilder:printcolumn:name="Step",type=string,JSONPath=`.spec.step`
 // +kubebuilder:printcolumn:name="Decision",type=string,JSONPath=`.spec.decision`

@@ -263,12 +263,16 @@ type ApprovalWanted struct {
 	// Count is how many different people must approve.
 	// +optional
 	Count int32 `json:"count,omitempty"`
-	// Values that are asked for; an Approval may give others in their place.
+	// Values that are asked for; an Approval may give others in their place, where editable says so.
 	// +optional
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Values map[string]json.RawMessage `json:"values,omitempty"`
+	// Editable are the names of the values that an Approval may change.
+	// +optional
+	// +listType=set
+	Editable []string `json:"editable,omitempty"`
 }
 
 // ApproverRole is a role that may approve.
