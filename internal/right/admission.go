@@ -70,17 +70,10 @@ func policy(name, resource string, variables []admissionv1.Variable, validations
 		&admissionv1.ValidatingAdmissionPolicy{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
 			Spec: admissionv1.ValidatingAdmissionPolicySpec{
-				FailurePolicy:   &fail,
-				MatchConditions: []admissionv1.MatchCondition{{Name: "people", Expression: kubernetes}},
-				MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{
-					RuleWithOperations: admissionv1.RuleWithOperations{
-						Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update, admissionv1.Delete},
-						Rule: admissionv1.Rule{
-							APIGroups: []string{group}, APIVersions: []string{v1alpha1.GroupVersion.Version}, Resources: []string{resource}, Scope: &scope,
-						},
-					},
-				}}},
-				Variables: variables, Validations: validations,
+				FailurePolicy:    &fail,
+				MatchConditions:  []admissionv1.MatchCondition{{Name: "people", Expression: kubernetes}},
+				MatchConstraints: matching(resource, &scope, admissionv1.Create, admissionv1.Update, admissionv1.Delete),
+				Variables:        variables, Validations: validations,
 			},
 		},
 		&admissionv1.ValidatingAdmissionPolicyBinding{
@@ -90,6 +83,16 @@ func policy(name, resource string, variables []admissionv1.Variable, validations
 			},
 		},
 	}
+}
+
+// matching are requests for one of our resources.
+func matching(resource string, scope *admissionv1.ScopeType, operations ...admissionv1.OperationType) *admissionv1.MatchResources {
+	return &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+		Operations: operations,
+		Rule: admissionv1.Rule{
+			APIGroups: []string{group}, APIVersions: []string{v1alpha1.GroupVersion.Version}, Resources: []string{resource}, Scope: scope,
+		},
+	}}}}
 }
 
 // hubPolicies are the admission policies of the hub. They work while the platform's server is down.

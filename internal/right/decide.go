@@ -47,6 +47,8 @@ func roleOfGroup(name, namespace string) string {
 		return hubPlatformAdmin
 	case v1alpha1.GroupReader:
 		return hubReader
+	case v1alpha1.GroupAuthenticated:
+		return hubEverybody
 	}
 	// The cheap question first: a user may be in very many groups.
 	if namespace == "" || !strings.Contains(name, ":"+namespace+":") {

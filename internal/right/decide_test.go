@@ -36,8 +36,9 @@ func TestSEC01_DecideAgrees(t *testing.T) {
 	for _, resource := range []string{
 		"clusters", "tenants", "memberships", "usergroups", "partitions", "configurations", "applications", "applicationrevisions",
 		"deliveries", "nodeports", "users", "directories", "sessions", "accesstokens", "settings", "secrets", "unknowns",
+		"workflows", "workflowruns", "approvals", "resourcerequests", "products", "notificationreceivers", "notificationproviders",
 	} {
-		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "deploy", "allocate", "impersonate", "*"} {
+		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "deploy", "allocate", "stamp", "impersonate", "*"} {
 			for _, namespace := range []string{"", own, other} {
 				questions = append(questions, authorizationv1.ResourceAttributes{Verb: verb, Group: "yunfan.io", Resource: resource, Namespace: namespace})
 				if verb != "get" && verb != "delete" {
@@ -49,7 +50,7 @@ func TestSEC01_DecideAgrees(t *testing.T) {
 			}
 		}
 	}
-	for _, q := range []string{"partitions/status", "applications/status", "clusters/nodes", "users/status", "*"} {
+	for _, q := range []string{"partitions/status", "applications/status", "clusters/nodes", "users/status", "workflowruns/status", "approvals/status", "resourcerequests/status", "*"} {
 		questions = append(questions, authorizationv1.ResourceAttributes{Verb: "update", Group: "yunfan.io", Resource: q, Namespace: own})
 	}
 	for name, groups := range roles {

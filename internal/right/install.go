@@ -6,7 +6,10 @@ import (
 	"slices"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,7 +30,7 @@ const serverConfigMap = "yunfan-server"
 
 // hubObjects are the rules of the whole hub: admission first, so that no role is there without it.
 func hubObjects(namespace string) []client.Object {
-	all := hubPolicies()
+	all := append(stampPolicies(), hubPolicies()...)
 	roles := hubRoles()
 	for _, name := range slices.Sorted(maps.Keys(roles)) {
 		all = append(all, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: roles[name]})
@@ -36,6 +39,7 @@ func hubObjects(namespace string) []client.Object {
 	return append(all,
 		clusterBinding(hubPlatformAdmin, hubPlatformAdmin, v1alpha1.GroupPlatformAdmin),
 		clusterBinding(hubReader, hubReader, v1alpha1.GroupReader),
+		clusterBinding(hubEverybody, hubEverybody, v1alpha1.GroupAuthenticated),
 		&rbacv1.Role{ObjectMeta: where, Rules: []rbacv1.PolicyRule{{
 			APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{serverConfigMap}, Verbs: []string{"get"},
 		}}},
@@ -97,9 +101,21 @@ func (i *Installer) Start(ctx context.Context) error {
 // Install brings the rules to the hub, or to the state of this version.
 func (i *Installer) Install(ctx context.Context) error {
 	for _, o := range hubObjects(i.Namespace) {
-		if _, err := reconcile.Apply(ctx, i.Hub, o); err != nil {
+		if _, err := reconcile.Apply(ctx, i.Hub, o); err != nil && !(mutates(o) && missing(err)) {
 			return err
 		}
 	}
 	return nil
 }
+
+// mutates says whether an object is of the kinds that hubs before Kubernetes 1.36 do not have: there the validating
+// policies ask people to write themselves what is stamped elsewhere.
+func mutates(o client.Object) bool {
+	switch o.(type) {
+	case *admissionv1.MutatingAdmissionPolicy, *admissionv1.MutatingAdmissionPolicyBinding:
+		return true
+	}
+	return false
+}
+
+func missing(err error) bool { return meta.IsNoMatchError(err) || apierrors.IsNotFound(err) }

@@ -22,14 +22,20 @@ var (
 	secretVerbs = []string{"get", "list", "create", "update", "delete"}
 	// blindVerbs change an object by its name without a list of what else there is.
 	blindVerbs = []string{"create", "update", "patch", "delete"}
+	// steerVerbs are for what is begun and steered, and stays as evidence; decideVerbs for what is said once.
+	steerVerbs  = []string{"get", "list", "watch", "create", "update", "patch"}
+	decideVerbs = []string{"get", "list", "watch", "create"}
 )
 
-// Verbs of our own, on partitions.
+// Verbs of our own, on partitions and on what carries the name of whoever made it.
 const (
 	// VerbDeploy lets applications be placed in a partition.
 	VerbDeploy = "deploy"
 	// VerbAllocate lets partitions be made out of the tenant's quota, in any cluster and of any kind.
 	VerbAllocate = "allocate"
+	// VerbStamp lets runs and requests be made in somebody else's name, and be marked as the platform's. No role has it:
+	// the platform's own server has all verbs.
+	VerbStamp = "stamp"
 )
 
 // Names of ClusterRoles on the hub.
@@ -40,6 +46,7 @@ const (
 	hubTenantViewer   = "yunfan:tenant-viewer"
 	hubTenantLimited  = "yunfan:tenant-limited"
 	hubReader         = "yunfan:reader"
+	hubEverybody      = "yunfan:authenticated"
 )
 
 // Names of ClusterRoles on members, and of the RoleBindings to them in each partition's namespace.
@@ -65,9 +72,13 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 	events := []rbacv1.PolicyRule{on("", readVerbs, "events"), on("events.k8s.io", readVerbs, "events")}
 	work := []string{"configurations", "applications"}
 	people := []string{"memberships", "usergroups"}
+	// Begun and steered by people, and done by the platform.
+	begun := []string{"workflowruns", "resourcerequests"}
 	return map[string][]rbacv1.PolicyRule{
 		hubPlatformAdmin: append([]rbacv1.PolicyRule{
-			ours(writeVerbs, slices.Concat([]string{"clusters", "tenants", "partitions", "users", "directories", "settings"}, people, work)...),
+			ours(writeVerbs, slices.Concat([]string{"clusters", "tenants", "partitions", "users", "directories", "settings", "products", "notificationproviders", "notificationreceivers", "workflows"},
+				people, work, begun)...),
+			ours(decideVerbs, "approvals"),
 			ours([]string{VerbDeploy, VerbAllocate}, "partitions"),
 			ours(secretVerbs, "secrets"),
 			// Whoever could make one could act as anybody: they come from signing in only.
@@ -77,27 +88,38 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 			{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}},
 		}, events...),
 		hubTenantAdmin: append([]rbacv1.PolicyRule{
-			ours(writeVerbs, append(people, work...)...),
+			ours(writeVerbs, slices.Concat(people, work, []string{"workflows", "notificationreceivers"})...),
+			ours(steerVerbs, begun...),
+			ours(decideVerbs, "approvals"),
 			ours(secretVerbs, "secrets"),
 			ours(append([]string{"create", "update", "patch", "delete", VerbDeploy}, readVerbs...), "partitions"),
 			ours(readVerbs, append([]string{logs}, made...)...),
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		hubTenantOperator: append([]rbacv1.PolicyRule{
-			ours(writeVerbs, work...),
+			ours(writeVerbs, append([]string{"workflows"}, work...)...),
+			ours(steerVerbs, begun...),
+			ours(decideVerbs, "approvals"),
 			ours(secretVerbs, "secrets"),
 			ours(append([]string{VerbDeploy}, readVerbs...), "partitions"),
-			ours(readVerbs, slices.Concat([]string{logs}, people, made)...),
+			ours(readVerbs, slices.Concat([]string{logs, "notificationreceivers"}, people, made)...),
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		hubTenantViewer: append([]rbacv1.PolicyRule{
-			ours(readVerbs, slices.Concat([]string{"partitions", logs}, people, work, made)...),
+			ours(readVerbs, slices.Concat([]string{"partitions", logs, "workflows", "approvals", "notificationreceivers"}, people, work, begun, made)...),
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		// Where they may write it, admission asks for each partition. What they may read is found by the proxy, object
 		// by object: a list would show what is in partitions that are not theirs.
-		hubTenantLimited: {ours(blindVerbs, work...), ours([]string{"get", "create", "update", "delete"}, "secrets")},
-		hubReader:        {ours([]string{"get"}, slices.Concat([]string{"clusters", "tenants", "partitions", logs}, work, made)...)},
+		hubTenantLimited: {
+			ours(blindVerbs, work...),
+			ours([]string{"create", "update", "patch"}, begun...),
+			ours([]string{"create"}, "approvals"),
+			ours([]string{"get", "create", "update", "delete"}, "secrets"),
+		},
+		hubReader: {ours([]string{"get"}, slices.Concat([]string{"clusters", "tenants", "partitions", logs, "workflows", "approvals"}, work, begun, made)...)},
+		// The catalogue of what can be asked for.
+		hubEverybody: {ours(readVerbs, "products")},
 	}
 }
 
