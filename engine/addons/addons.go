@@ -49,12 +49,15 @@ type Values struct {
 
 // ReadCertificates fills the certificate fields.
 func (v *Values) ReadCertificates(s pki.Store) error {
-	for file, field := range map[string]*string{s.Cert("ca"): &v.CA, s.Cert("metrics-server"): &v.MetricsCert, s.Key("metrics-server"): &v.MetricsKey} {
-		data, err := os.ReadFile(file)
+	for _, c := range []struct {
+		file  string
+		field *string
+	}{{s.Cert("ca"), &v.CA}, {s.Cert("metrics-server"), &v.MetricsCert}, {s.Key("metrics-server"), &v.MetricsKey}} {
+		data, err := os.ReadFile(c.file)
 		if err != nil {
 			return fmt.Errorf("reading certificates for addons: %w", err)
 		}
-		*field = base64.StdEncoding.EncodeToString(data)
+		*c.field = base64.StdEncoding.EncodeToString(data)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -109,8 +110,8 @@ func (g Group) dirs() []string {
 
 // Join makes the group where it is missing and moves a process into it.
 func (g Group) Join(pid int) error {
-	for set, mount := range g.V1 {
-		if err := g.makeV1(set, mount); err != nil {
+	for _, set := range slices.Sorted(maps.Keys(g.V1)) {
+		if err := g.makeV1(set, g.V1[set]); err != nil {
 			return err
 		}
 	}

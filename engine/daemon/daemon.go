@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -402,7 +403,8 @@ func (d *Daemon) ensureServices(ctx context.Context, t *topology.Topology) error
 		delete(d.units, u.name)
 		d.mu.Unlock()
 	}
-	for name, s := range wanted {
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		s := wanted[name]
 		d.ensureUnit(ctx, &unit{name: name,
 			build: func() (*sandbox.Spec, error) { return d.serviceSpec(name, s), nil },
 			gate:  func(ctx context.Context) error { return d.awaitClusters(ctx, s.Needs) },

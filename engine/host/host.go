@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -193,7 +194,8 @@ func observe() (Before, error) {
 }
 
 func raiseLimits() error {
-	for name, least := range limits {
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		least := limits[name]
 		value, err := readSysctl(name)
 		if err != nil {
 			return fmt.Errorf("reading sysctl %s: %w", name, err)
@@ -209,7 +211,8 @@ func raiseLimits() error {
 
 func (b Before) restore() error {
 	var errs []error
-	for name, value := range b.Sysctls {
+	for _, name := range slices.Sorted(maps.Keys(b.Sysctls)) {
+		value := b.Sysctls[name]
 		if now, err := readSysctl(name); err == nil && now != value {
 			errs = append(errs, WriteSysctl(name, value))
 		}

@@ -5,8 +5,10 @@ package node
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,8 +84,8 @@ func (c Config) Prepare() error {
 		"kube-proxy.yaml":                         c.kubeProxy(),
 		"resolv.conf":                             c.resolvConf(),
 	}
-	for name, content := range files {
-		if err := topology.WriteFile(c.file(name), []byte(content), 0o644); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := topology.WriteFile(c.file(name), []byte(files[name]), 0o644); err != nil {
 			return fmt.Errorf("preparing node %s: %w", c.Node.Name, err)
 		}
 	}

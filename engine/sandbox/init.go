@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -153,8 +155,8 @@ func prepare(ctx context.Context, spec *Spec) error {
 			return err
 		}
 	}
-	for name, value := range spec.Sysctls {
-		if err := os.WriteFile(filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/")), []byte(value), 0o644); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(spec.Sysctls)) {
+		if err := os.WriteFile(filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/")), []byte(spec.Sysctls[name]), 0o644); err != nil {
 			return fmt.Errorf("setting sysctl: %w", err)
 		}
 	}

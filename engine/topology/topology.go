@@ -131,12 +131,12 @@ func (c Cluster) check() error {
 	if c.Nodes < 0 || c.Nodes > MaxNodesPerCluster {
 		return fmt.Errorf("cluster %s wants %d nodes: between 0 and %d are possible", c.Name, c.Nodes, MaxNodesPerCluster)
 	}
-	for field, quantity := range map[string]string{"cpu": c.Node.CPU, "memory": c.Node.Memory} {
-		if quantity == "" {
+	for _, size := range []struct{ field, quantity string }{{"cpu", c.Node.CPU}, {"memory", c.Node.Memory}} {
+		if size.quantity == "" {
 			continue
 		}
-		if q, err := resource.ParseQuantity(quantity); err != nil || q.Sign() <= 0 {
-			return fmt.Errorf("cluster %s: node %s %q is not a positive quantity such as 2 or 4Gi", c.Name, field, quantity)
+		if q, err := resource.ParseQuantity(size.quantity); err != nil || q.Sign() <= 0 {
+			return fmt.Errorf("cluster %s: node %s %q is not a positive quantity such as 2 or 4Gi", c.Name, size.field, size.quantity)
 		}
 	}
 	return nil

@@ -34,13 +34,14 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	}
 	log := slog.New(slog.NewJSONHandler(out, nil))
 	failed := make(chan error, 3)
-	for address, listen := range map[*string]func(context.Context, *slog.Logger, string, chan<- error) error{
-		httpAddress: serveHTTP, tcpAddress: serveTCP, udpAddress: serveUDP,
-	} {
-		if *address == "" {
+	for _, one := range []struct {
+		address string
+		listen  func(context.Context, *slog.Logger, string, chan<- error) error
+	}{{*httpAddress, serveHTTP}, {*tcpAddress, serveTCP}, {*udpAddress, serveUDP}} {
+		if one.address == "" {
 			continue
 		}
-		if err := listen(ctx, log, *address, failed); err != nil {
+		if err := one.listen(ctx, log, one.address, failed); err != nil {
 			return fmt.Errorf("listening: %w", err)
 		}
 	}

@@ -130,12 +130,12 @@ func (k *keys) take(secret *corev1.Secret) error {
 
 func readKeys(secret *corev1.Secret) (map[string]key, error) {
 	known := map[string]key{}
-	for id, text := range secret.Data {
+	for _, id := range slices.Sorted(maps.Keys(secret.Data)) {
 		if !strings.HasPrefix(id, keyPrefix) {
 			continue
 		}
 		one := key{}
-		if err := json.Unmarshal(text, &one); err != nil || len(one.Private) != ed25519.PrivateKeySize {
+		if err := json.Unmarshal(secret.Data[id], &one); err != nil || len(one.Private) != ed25519.PrivateKeySize {
 			return nil, fmt.Errorf("reading the signing keys: entry %s of Secret %s/%s is no key: delete it", id, secret.Namespace, secret.Name)
 		}
 		known[id] = one

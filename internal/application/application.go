@@ -5,8 +5,6 @@ package application
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +94,7 @@ func (r *Reconciler) delete(ctx context.Context, app *v1alpha1.Application) (ctr
 		return ctrl.Result{}, err
 	}
 	before := app.DeepCopy()
-	if err := r.withdraw(ctx, slices.Collect(maps.Values(w.deliveries))); err != nil {
+	if err := r.withdraw(ctx, inOrder(w.deliveries)); err != nil {
 		return ctrl.Result{}, err
 	}
 	if len(w.deliveries) == 0 {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -44,9 +43,8 @@ func (r *Reconciler) handOver(ctx context.Context, w *world, p *Plan) error {
 		})
 	}
 	_ = group.Wait() // No function of the group gives an error.
-	leaving := slices.Collect(maps.Values(unwanted))
 	w.app.Status.Revision = p.Revision.Name
-	errs[len(p.Deliveries)] = r.withdraw(ctx, leaving)
+	errs[len(p.Deliveries)] = r.withdraw(ctx, inOrder(unwanted))
 	return errors.Join(errs...)
 }
 

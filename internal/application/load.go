@@ -56,7 +56,7 @@ func load(ctx context.Context, reader client.Reader, app *v1alpha1.Application) 
 			return nil, fmt.Errorf("reading what the application depends on: %w", err)
 		}
 	}
-	w.partitions = partitions.Items
+	w.partitions = partitions.Items // in no order: placement.Choose brings them into one
 	for i := range revisions.Items {
 		// Those of an application of the same name that was deleted are on their way out.
 		if metav1.IsControlledBy(&revisions.Items[i], app) {
@@ -80,7 +80,7 @@ func load(ctx context.Context, reader client.Reader, app *v1alpha1.Application) 
 }
 
 func (w *world) loadConfigurations(ctx context.Context, reader client.Reader) error {
-	for name := range configurationsOf(w.app.Spec.Components) {
+	for _, name := range sortedKeys(configurationsOf(w.app.Spec.Components)) {
 		c := &v1alpha1.Configuration{}
 		err := reader.Get(ctx, types.NamespacedName{Namespace: w.app.Namespace, Name: name}, c)
 		switch {
@@ -114,7 +114,7 @@ func (w *world) current() *v1alpha1.ApplicationRevision {
 		return r
 	}
 	// The status may not have been written yet.
-	for _, d := range w.deliveries {
+	for _, d := range inOrder(w.deliveries) {
 		if r := w.revisions[stableTrack(d).Revision]; r != nil {
 			return r
 		}

@@ -216,3 +216,12 @@ func isReady(conditions []metav1.Condition) bool {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// inOrder gives the deliveries by the names of their partitions.
+func inOrder(deliveries map[string]*v1alpha1.Delivery) []*v1alpha1.Delivery {
+	all := make([]*v1alpha1.Delivery, 0, len(deliveries))
+	for _, partition := range sortedKeys(deliveries) {
+		all = append(all, deliveries[partition])
+	}
+	return all
+}

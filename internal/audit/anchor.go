@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,10 +67,10 @@ func (a *Anchors) read(ctx context.Context) (map[int64]Anchor, *corev1.ConfigMap
 		return nil, nil, fmt.Errorf("reading the audit's anchors from ConfigMap %s: %w", a.key(), err)
 	}
 	anchors := make(map[int64]Anchor, len(held.Data))
-	for key, text := range held.Data {
+	for _, key := range slices.Sorted(maps.Keys(held.Data)) {
 		writer, err := strconv.ParseInt(key, 10, 64)
 		var anchor Anchor
-		if err = errors.Join(err, json.Unmarshal([]byte(text), &anchor)); err != nil {
+		if err = errors.Join(err, json.Unmarshal([]byte(held.Data[key]), &anchor)); err != nil {
 			return nil, nil, fmt.Errorf("reading the audit's anchor of writer %s from ConfigMap %s: %w", key, a.key(), err)
 		}
 		anchors[writer] = anchor

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -51,7 +52,7 @@ var filters = []string{"user", "tenant", "cluster", "resource", "name", "action"
 func parseQuery(values url.Values) (query, error) {
 	q := query{size: defaultPageSize, from: 1<<63 - 1}
 	known := append([]string{"search", "from", "to", "pageSize", "next", "format"}, filters...)
-	for key := range values {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
 		if !slices.Contains(known, key) {
 			return q, apierrors.NewBadRequest(fmt.Sprintf("there is no filter %q: choose from %s", key, strings.Join(known, ", ")))
 		}
@@ -65,7 +66,8 @@ func parseQuery(values url.Values) (query, error) {
 		pattern := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(cut(text, maxWord))
 		q.where, q.args = append(q.where, `words LIKE ? ESCAPE '\'`), append(q.args, "%"+pattern+"%")
 	}
-	for key, condition := range map[string]string{"from": "id >= ?", "to": "id < ?"} {
+	for _, bound := range []struct{ key, condition string }{{"from", "id >= ?"}, {"to", "id < ?"}} {
+		key := bound.key
 		if values.Get(key) == "" {
 			continue
 		}
@@ -73,7 +75,7 @@ func parseQuery(values url.Values) (query, error) {
 		if err != nil {
 			return q, apierrors.NewBadRequest(fmt.Sprintf("%s=%q is no time: write it as %s", key, values.Get(key), time.RFC3339))
 		}
-		q.where, q.args = append(q.where, condition), append(q.args, idAt(at))
+		q.where, q.args = append(q.where, bound.condition), append(q.args, idAt(at))
 	}
 	return q, q.page(values)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -121,7 +122,8 @@ func (v *verification) run(ctx context.Context, tx *record.Tx) error {
 			return err
 		}
 	}
-	for id, anchor := range v.anchors {
+	for _, id := range slices.Sorted(maps.Keys(v.anchors)) {
+		anchor := v.anchors[id]
 		if !slices.ContainsFunc(writers, func(w *writerRow) bool { return w.id == id }) {
 			v.find(nil, 0, "the whole chain of writer %d was removed: the hub holds an anchor at link %d of %s", id, anchor.Seq, anchor.Time.Format(time.RFC3339))
 		}

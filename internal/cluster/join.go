@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -128,6 +130,9 @@ func (c *Controller) identify(ctx context.Context, cluster *v1alpha1.Cluster) er
 	if err := reader.List(ctx, &all); err != nil {
 		return fmt.Errorf("looking who else has joined this cluster: %w", err)
 	}
+	slices.SortFunc(all.Items, func(a, b v1alpha1.Cluster) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
 	for i := range all.Items {
 		if other := &all.Items[i]; other.Status.UID == uid && older(other, cluster) {
 			c.disconnect(cluster.Name)

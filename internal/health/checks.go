@@ -60,9 +60,9 @@ func Hub(config *clientrest.Config) Check {
 			return nil, fmt.Errorf("connecting: %w", err)
 		}
 		parts := []Component{}
-		for name, path := range map[string]string{"hub API": "/readyz", "hub etcd": "/readyz/etcd"} {
-			part := Component{Name: name, State: OK}
-			if err := get(ctx, c, base.JoinPath(path).String()); err != nil {
+		for _, one := range []struct{ name, path string }{{"hub API", "/readyz"}, {"hub etcd", "/readyz/etcd"}} {
+			part := Component{Name: one.name, State: OK}
+			if err := get(ctx, c, base.JoinPath(one.path).String()); err != nil {
 				part.State, part.Message = Failed, err.Error()
 			}
 			parts = append(parts, part)

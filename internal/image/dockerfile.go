@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -43,9 +44,7 @@ func CheckDockerfile(r io.Reader, tag string) ([]Violation, error) {
 		case "LABEL":
 			maps.Copy(f.labels, keyValues(i.args))
 		case "ENV":
-			for k := range keyValues(i.args) {
-				f.env = append(f.env, k)
-			}
+			f.env = append(f.env, slices.Sorted(maps.Keys(keyValues(i.args)))...)
 		case "EXPOSE":
 			f.ports += len(strings.Fields(i.args))
 		case "ENTRYPOINT":
@@ -71,10 +70,12 @@ func fromBase(line string, stages, args map[string]string) string {
 	if len(fields) == 0 {
 		return ""
 	}
-	base := fields[0]
-	for k, v := range args {
-		base = strings.NewReplacer("${"+k+"}", v, "$"+k, v).Replace(base)
-	}
+	base := os.Expand(fields[0], func(name string) string {
+		if value, ok := args[name]; ok {
+			return value
+		}
+		return "${" + name + "}"
+	})
 	if earlier, ok := stages[strings.ToLower(base)]; ok {
 		base = earlier
 	}

@@ -221,15 +221,18 @@ func (p *Packer) unpackBase(ctx context.Context, base, root string) error {
 	if err := p.run(ctx, "tar", "-xzpf", base, "--numeric-owner", "-C", root); err != nil {
 		return err
 	}
-	devices := map[string]int{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
-	for name, minor := range devices {
-		path := filepath.Join(root, "dev", name)
-		err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, uint32(minor))))
+	devices := []struct {
+		name  string
+		minor uint32
+	}{{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}}
+	for _, device := range devices {
+		path := filepath.Join(root, "dev", device.name)
+		err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, device.minor)))
 		if err == nil {
 			err = os.Chmod(path, 0o666)
 		}
 		if err != nil {
-			return fmt.Errorf("making /dev/%s: %w", name, err)
+			return fmt.Errorf("making /dev/%s: %w", device.name, err)
 		}
 	}
 	return nil

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +55,8 @@ func (i *Instance) Demo(ctx context.Context, hub client.Client, status *Status) 
 	if err != nil {
 		return nil, err
 	}
-	for partition, page := range pages {
+	for _, partition := range slices.Sorted(maps.Keys(pages)) {
+		page := pages[partition]
 		err := cli.Until(ctx, demoTimeout, i.Progress, func(ctx context.Context) (bool, string, error) {
 			return answers(ctx, partition, page)
 		})
@@ -85,15 +88,9 @@ func (i *Instance) createExample(ctx context.Context, hub client.Client) error {
 		return err
 	}
 	password := rand.Text()
-	for name, files := range map[string]map[string][]byte{
-		"score-database":      {"MYSQL_USER": []byte("score"), "MYSQL_PASSWORD": []byte(password)},
-		"score-database-root": {"MYSQL_ROOT_PASSWORD": []byte(rand.Text())},
-	} {
-		if err := createSecret(ctx, hub, name, files); err != nil {
-			return err
-		}
-	}
 	return errors.Join(
+		createSecret(ctx, hub, "score-database", map[string][]byte{"MYSQL_USER": []byte("score"), "MYSQL_PASSWORD": []byte(password)}),
+		createSecret(ctx, hub, "score-database-root", map[string][]byte{"MYSQL_ROOT_PASSWORD": []byte(rand.Text())}),
 		i.createFile(ctx, hub, "configuration.yaml", &v1alpha1.Configuration{}),
 		i.createFile(ctx, hub, "application.yaml", &v1alpha1.Application{}))
 }

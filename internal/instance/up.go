@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -138,12 +139,7 @@ func (i *Instance) explain(out io.Writer, pages map[string]string) {
 	self, flag := os.Args[0], i.dataDirFlag()
 	if len(pages) > 0 {
 		fmt.Fprintln(out, "\nThe students' scores, out of a database in each cluster:")
-		partitions := make([]string, 0, len(pages))
-		for partition := range pages {
-			partitions = append(partitions, partition)
-		}
-		slices.Sort(partitions)
-		for _, partition := range partitions {
+		for _, partition := range slices.Sorted(maps.Keys(pages)) {
 			fmt.Fprintf(out, "  %-10s %s\n", partition, pages[partition])
 		}
 		fmt.Fprintf(out, "\nTry:\n")

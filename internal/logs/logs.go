@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -72,7 +74,7 @@ func parse(r *http.Request) (*query, error) {
 	values := r.URL.Query()
 	q := &query{tenant: r.PathValue("tenant"), application: r.PathValue("name")}
 	tail := int64(defaultTail)
-	for key := range values {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
 		value, err := values.Get(key), error(nil)
 		switch key {
 		case "component":

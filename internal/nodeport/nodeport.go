@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -143,7 +144,7 @@ func (p *Ports) refuseForeign(ctx context.Context, wants []v1alpha1.NodePortSpec
 		clusters[want.Cluster] = true
 	}
 	all := map[string][]corev1.Service{}
-	for cluster := range clusters {
+	for _, cluster := range slices.Sorted(maps.Keys(clusters)) {
 		services, err := p.services(ctx, cluster)
 		if err != nil {
 			return err

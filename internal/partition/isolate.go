@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/maphash"
@@ -113,6 +114,8 @@ func (r *reconciler) surroundings(ctx context.Context, p *v1alpha1.Partition) (*
 	if err := r.client.List(ctx, &clusters, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing clusters: %w", err)
 	}
+	// Caches list in no order. In one order, policies are not written anew, and not parsed anew, for nothing.
+	slices.SortFunc(clusters.Items, func(a, b v1alpha1.Cluster) int { return cmp.Compare(a.Name, b.Name) })
 	out := r.network.of(r.member.Name, clusters.Items)
 	if len(out.APIServers) == 0 {
 		return nil, reconcile.Wait(v1alpha1.ReasonClusterNotReady, addressInterval,
@@ -125,6 +128,7 @@ func (r *reconciler) surroundings(ctx context.Context, p *v1alpha1.Partition) (*
 	if err := r.member.Cache.List(ctx, &services, client.InNamespace(p.MemberNamespace())); err != nil {
 		return nil, fmt.Errorf("listing services: %w", err)
 	}
+	slices.SortFunc(services.Items, func(a, b corev1.Service) int { return cmp.Compare(a.Name, b.Name) })
 	out.Services = services.Items
 	return &out, nil
 }

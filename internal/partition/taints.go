@@ -29,6 +29,8 @@ func (r *reconciler) reserveNodes(ctx context.Context, p *v1alpha1.Partition) er
 	if err := r.member.Cache.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("listing nodes: %w", err)
 	}
+	// A cache lists in no order: the condition always names the same node.
+	slices.SortFunc(nodes.Items, func(a, b corev1.Node) int { return cmp.Compare(a.Name, b.Name) })
 	var conflict error
 	for i := range nodes.Items {
 		node := &nodes.Items[i]

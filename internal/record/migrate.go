@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -69,7 +71,8 @@ func (d *Database) locked(ctx context.Context, do func(*Tx) error) error {
 }
 
 func refuseNewer(ctx context.Context, tx *Tx, newest map[string]int) error {
-	for capability, version := range newest {
+	for _, capability := range slices.Sorted(maps.Keys(newest)) {
+		version := newest[capability]
 		var found int
 		if _, err := tx.One(ctx, []any{&found}, `SELECT COALESCE(MAX(version), 0) FROM record_migrations WHERE capability = ?`, capability); err != nil {
 			return err

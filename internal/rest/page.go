@@ -3,6 +3,7 @@ package rest
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -99,8 +100,9 @@ func parse[T any](query url.Values, fields []Field[T]) (*pageQuery[T], error) {
 	find := func(name string) int {
 		return slices.IndexFunc(fields, func(f Field[T]) bool { return f.Name == name })
 	}
-	for key, values := range query {
+	for _, key := range slices.Sorted(maps.Keys(query)) {
 		var err error
+		values := query[key]
 		switch value := values[len(values)-1]; key {
 		case "search":
 			q.search = strings.ToLower(value)

@@ -56,21 +56,21 @@ type registration struct {
 
 // Start applies the hub's webhook configurations. Only the leader does.
 func (r *registration) Start(ctx context.Context) error {
-	kinds := map[string]struct {
-		prefix     string
-		operations []any
+	kinds := []struct {
+		kind, prefix string
+		operations   []any
 	}{
-		"ValidatingWebhookConfiguration": {"/validate-", []any{"CREATE", "UPDATE", "DELETE"}},
-		"MutatingWebhookConfiguration":   {"/mutate-", []any{"CREATE", "UPDATE"}},
+		{"ValidatingWebhookConfiguration", "/validate-", []any{"CREATE", "UPDATE", "DELETE"}},
+		{"MutatingWebhookConfiguration", "/mutate-", []any{"CREATE", "UPDATE"}},
 	}
 	var errs []error
-	for kind, k := range kinds {
+	for _, k := range kinds {
 		webhooks := r.webhooks(k.prefix, k.operations)
 		if len(webhooks) == 0 {
 			continue
 		}
 		errs = append(errs, apply(ctx, r.client, map[string]any{
-			"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
+			"apiVersion": "admissionregistration.k8s.io/v1", "kind": k.kind,
 			"metadata": map[string]any{"name": "yunfan"}, "webhooks": webhooks,
 		}))
 	}

@@ -92,7 +92,7 @@ func (a *API) get(r *http.Request) (*Answer, error) {
 }
 
 func (a *API) question(query url.Values) (*question, error) {
-	for key := range query {
+	for _, key := range slices.Sorted(maps.Keys(query)) {
 		if !slices.Contains([]string{"tenant", "partition", "from", "to", "step", "resource"}, key) {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("there is no %q: ask with tenant, partition, from, to, step and resource", key))
 		}

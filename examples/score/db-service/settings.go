@@ -70,9 +70,9 @@ func initSQL(s settings) (string, error) {
 	if !namePattern.MatchString(s.database) || (s.user != "" && (!namePattern.MatchString(s.user) || s.user == "root")) {
 		return "", errors.New("MYSQL_DATABASE and MYSQL_USER consist of letters, digits and _; the user is not root")
 	}
-	for name, p := range map[string]string{"MYSQL_ROOT_PASSWORD": s.rootPassword, "MYSQL_PASSWORD": s.password} {
-		if strings.ContainsAny(p, "\n\r\x00") {
-			return "", fmt.Errorf("%s contains a line break: Secrets made from a file often end in one", name)
+	for _, p := range []struct{ name, value string }{{"MYSQL_ROOT_PASSWORD", s.rootPassword}, {"MYSQL_PASSWORD", s.password}} {
+		if strings.ContainsAny(p.value, "\n\r\x00") {
+			return "", fmt.Errorf("%s contains a line break: Secrets made from a file often end in one", p.name)
 		}
 	}
 	// Bootstrap starts without accounts; FLUSH PRIVILEGES loads them.
