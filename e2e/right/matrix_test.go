@@ -3,6 +3,7 @@
 package right_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -90,6 +91,18 @@ func (c *cast) hubTable(application func(partition string) map[string]any) []row
 		{"ApplicationRevision", in + "applicationrevisions", revision, nil, who(read, "PAOV", "get", "ov"), false, false},
 		{"Delivery", in + "deliveries", v1alpha1.DeliveryName("in-part", "part"), nil, who(read, "PAOV", "get", "ov"), false, false},
 		{"Delivery elsewhere", in + "deliveries", v1alpha1.DeliveryName("in-whole", "whole"), nil, who(read, "PAOV"), false, false},
+		{"Workflow", in + "workflows", "matrix-flow", kind("Workflow", map[string]any{"steps": waits().Steps}),
+			who(all, "PAO", read, "V", "get", "ov"), false, false},
+		{"WorkflowRun", in + "workflowruns", "matrix-run", kind("WorkflowRun", map[string]any{"definition": waits()}),
+			who(all, "P", read+" create update patch", "AO", read, "V", "create", "o"), false, false},
+		{"Approval", in + "approvals", "", kind("Approval", map[string]any{"run": "x", "runUID": "x", "step": "x", "digest": "x", "decision": "Approved"}),
+			who("list watch create", "PAO", "list watch", "V", "create", "o"), true, false},
+		{"ResourceRequest", in + "resourcerequests", "", nil, who("list watch deletecollection", "P", "list watch", "AOV"), true, false},
+		{"NotificationReceiver", in + "notificationreceivers", "", kind("NotificationReceiver", map[string]any{"type": "Email", "addresses": []any{"li@example.com"}}),
+			who("list watch create deletecollection", "PA", "list watch", "OV"), false, false},
+		{"NotificationProvider", root + "notificationproviders", "", nil, who("list watch deletecollection", "P"), true, false},
+		{"Product", root + "products", "", kind("Product", map[string]any{"kind": "Quota", "cpu": "1", "memory": "1Gi"}),
+			who("create deletecollection", "P", "list watch", everybody), false, false},
 		{"User", root + "users", c.people[nobody].Name, kind("User", map[string]any{}), who(all, "P"), false, false},
 		{"Directory", root + "directories", "", nil, who(all, "P"), true, false},
 		{"Session", root + "sessions", "", nil, who("list watch delete deletecollection", "P"), true, false},
@@ -109,6 +122,11 @@ func (c *cast) hubTable(application func(partition string) map[string]any) []row
 		{"admission", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", "yunfan-deploy-applications", nil, who(), false, false},
 		{"kinds", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "users.yunfan.io", nil, who(), false, false},
 	}
+}
+
+// waits is a graph that waits for an hour.
+func waits() *v1alpha1.WorkflowSpec {
+	return &v1alpha1.WorkflowSpec{Steps: []v1alpha1.WorkflowStep{{Name: "a", Action: "wait", With: map[string]json.RawMessage{"duration": json.RawMessage(`"1h"`)}}}}
 }
 
 func (c *cast) memberTable() []row {
@@ -189,6 +207,8 @@ func TestSEC01_Matrix(t *testing.T) {
 		&v1alpha1.Configuration{ObjectMeta: metav1.ObjectMeta{Namespace: c.Tenant, Name: "in-part"}, Spec: v1alpha1.ConfigurationSpec{
 			Files: map[string]string{"a": "b"}, Publication: v1alpha1.PublicationSelected, Partitions: []string{"part"},
 		}},
+		&v1alpha1.Workflow{ObjectMeta: metav1.ObjectMeta{Namespace: c.Tenant, Name: "matrix-flow"}, Spec: *waits()},
+		&v1alpha1.WorkflowRun{ObjectMeta: metav1.ObjectMeta{Namespace: c.Tenant, Name: "matrix-run"}, Spec: v1alpha1.WorkflowRunSpec{Definition: waits()}},
 	)
 	inWhole := c.Application("in-whole", journey.In("whole"), journey.Echo("in-whole"))
 	inPart := c.Application("in-part", journey.In("part"), journey.Echo("in-part"))

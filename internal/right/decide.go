@@ -79,7 +79,7 @@ func memberRole(groups []string, tenant, partition string, a *authorizationv1.Re
 // Decide answers for users of the platform, and for its own kinds, what the hub would. Reading one object by name
 // counts as allowed where the proxy allows it: when the object is the user's own; so does deploying where admission does.
 func (x *Index) Decide(user rest.User, a authorizationv1.ResourceAttributes) (allowed, decided bool) {
-	if !strings.HasPrefix(user.Name, v1alpha1.UserPrefix) || a.Group != group {
+	if _, ours := user.OfPlatform(); !ours || a.Group != group {
 		return false, false
 	}
 	if role, _ := hubRole(user.Groups, &a); role != "" {

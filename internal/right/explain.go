@@ -96,6 +96,10 @@ func (x *Index) missingOnHub(user rest.User, a authorizationv1.ResourceAttribute
 		return "nobody reads the hub's secrets"
 	case a.Group == group && (a.Resource == "deliveries" || a.Resource == "applicationrevisions"):
 		return "the platform alone writes it: change the Application instead"
+	case a.Group == group && a.Resource == "approvals":
+		return "an approval is what somebody said: nobody changes or deletes it"
+	case a.Group == group && a.Verb == VerbStamp:
+		return "the platform alone does something in the name of others"
 	}
 	return "no role of the platform has it"
 }
@@ -126,8 +130,11 @@ func roleIn(user rest.User, tenant string) string {
 
 // inWords says what a group means.
 func inWords(name string) string {
-	if name == v1alpha1.GroupPlatformAdmin {
+	switch name {
+	case v1alpha1.GroupPlatformAdmin:
 		return "platform administrator"
+	case v1alpha1.GroupAuthenticated:
+		return "everybody who is signed in"
 	}
 	grant, ok := v1alpha1.ParseGroup(name)
 	switch {

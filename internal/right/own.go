@@ -80,6 +80,31 @@ func (x *Index) Own(ctx context.Context, user rest.User, a authorizationv1.Resou
 		r := &v1alpha1.ApplicationRevision{}
 		found, err := x.get(ctx, key, r)
 		return err == nil && found && x.application(ctx, client.ObjectKey{Namespace: a.Namespace, Name: r.Labels[v1alpha1.LabelApplication]}, in, false)
+	case "workflows":
+		return true // whoever may start a run must see what it does
+	}
+	return x.begun(ctx, user.Name, key, a.Resource, in)
+}
+
+// begun says whether a run, a request or an approval is of the user's own making, or a run is about an application in one
+// of the partitions.
+func (x *Index) begun(ctx context.Context, user string, key client.ObjectKey, resource string, in func(string) bool) bool {
+	by := func(actor *v1alpha1.Actor) bool { return actor != nil && actor.Name == user }
+	switch resource {
+	case "workflowruns":
+		r := &v1alpha1.WorkflowRun{}
+		found, err := x.get(ctx, key, r)
+		about := r.Labels[v1alpha1.LabelApplication]
+		return err == nil && (!found || by(r.Spec.User) || about != "" && r.Labels[v1alpha1.LabelMadeBy] == v1alpha1.MadeByPlatform &&
+			x.application(ctx, client.ObjectKey{Namespace: key.Namespace, Name: about}, in, false))
+	case "resourcerequests":
+		r := &v1alpha1.ResourceRequest{}
+		found, err := x.get(ctx, key, r)
+		return err == nil && (!found || by(r.Spec.User))
+	case "approvals":
+		a := &v1alpha1.Approval{}
+		found, err := x.get(ctx, key, a)
+		return err == nil && (!found || by(a.Spec.User))
 	}
 	return false
 }

@@ -61,6 +61,7 @@ var groupsOfResources = map[string]string{
 var platform = []string{
 	"clusters", "tenants", "memberships", "usergroups", "partitions", "configurations", "applications", "applicationrevisions",
 	"deliveries", "nodeports", "users", "directories", "sessions", "accesstokens", "settings", "secrets",
+	"workflows", "workflowruns", "approvals", "resourcerequests", "products", "notificationreceivers", "notificationproviders",
 }
 
 func (q *Question) attributes() authorizationv1.ResourceAttributes {

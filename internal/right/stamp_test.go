@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	. "github.com/onsi/gomega"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/rest"
 	"yunfan.io/yunfan/internal/testkit"
 )
 
@@ -82,7 +84,7 @@ func patchOf(t *testing.T, c client.Client, o client.Object, text string) error 
 
 // TestOPS10_RunsCarryTheirUser has people start and steer runs under names of others.
 func TestOPS10_RunsCarryTheirUser(t *testing.T) {
-	start(t)
+	index := start(t)
 	tenant, other := newTenant(t), newTenant(t)
 	stamping(t, tenant)
 	li := as(t, "yunfan:tenant:"+tenant+":operator", "yunfan:tenant:"+other+":admin")
@@ -163,6 +165,21 @@ func TestOPS10_RunsCarryTheirUser(t *testing.T) {
 		theirs := run(tenant, "theirs")
 		refused(t, "a run", li.Create(t.Context(), theirs), "")
 		refused(t, "another's", patchOf(t, c, theirs, `{"spec":{"aborted":true}}`), "ask an Operator of the whole tenant")
+		about := run(tenant, "about") // made by the platform, about an application in his partition
+		about.Labels = map[string]string{v1alpha1.LabelMadeBy: v1alpha1.MadeByPlatform, v1alpha1.LabelApplication: "his"}
+		elsewhere := run(tenant, "elsewhere")
+		elsewhere.Labels = map[string]string{v1alpha1.LabelMadeBy: v1alpha1.MadeByPlatform, v1alpha1.LabelApplication: "other"}
+		testkit.Create(t, hub.Client, application(tenant, "his", in("a", "b")...), application(tenant, "other", in("b")...), about, elsewhere)
+		zhao := rest.User{Name: "yunfan:zhao", Groups: r.Spec.User.Groups}
+		NewWithT(t).Eventually(func() map[string]bool {
+			reads := map[string]bool{}
+			for _, name := range []string{"limited", "theirs", "about", "elsewhere"} {
+				reads[name] = index.Own(t.Context(), zhao, authorizationv1.ResourceAttributes{
+					Verb: "get", Group: "yunfan.io", Resource: "workflowruns", Namespace: tenant, Name: name,
+				})
+			}
+			return reads
+		}, "10s").Should(Equal(map[string]bool{"limited": true, "theirs": false, "about": true, "elsewhere": false}))
 	})
 }
 

@@ -33,7 +33,7 @@ func start(t *testing.T) *right.Index {
 		}
 		for _, o := range []client.Object{
 			&v1alpha1.Membership{}, &v1alpha1.UserGroup{}, &v1alpha1.Partition{}, &v1alpha1.Application{}, &v1alpha1.Configuration{},
-			&v1alpha1.Delivery{}, &v1alpha1.ApplicationRevision{},
+			&v1alpha1.Delivery{}, &v1alpha1.ApplicationRevision{}, &v1alpha1.WorkflowRun{}, &v1alpha1.ResourceRequest{}, &v1alpha1.Approval{},
 		} {
 			if _, err := mgr.GetCache().GetInformer(t.Context(), o); err != nil {
 				return err
