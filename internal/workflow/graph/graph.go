@@ -3,8 +3,8 @@
 package graph
 
 import (
-	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -13,40 +13,70 @@ import (
 	"yunfan.io/yunfan/internal/action"
 )
 
+// What a definition and a run may have at most.
+const (
+	// MaxSteps of a definition.
+	MaxSteps = 200
+	// MaxDefinition is the size of a definition, in bytes of JSON.
+	MaxDefinition = 96 << 10
+	// MaxInputs is the size of a run's inputs together, and of those of one step, in bytes of JSON.
+	MaxInputs = 64 << 10
+	// MaxExpression is the length of one expression in bytes, and MaxExpressions how many a definition may hold.
+	MaxExpression  = 4 << 10
+	MaxExpressions = 2000
+	// MaxDepth is how deep lists and objects may be nested.
+	MaxDepth = 64
+	// MaxErrors is how many problems are told at once.
+	MaxErrors = 50
+)
+
 // Graph is a checked definition with its expressions compiled. It never changes and may be used by several goroutines:
 // runs of the same definition can share one.
 type Graph struct {
-	spec  *v1alpha1.WorkflowSpec
-	order []string
-	index map[string]int
-	after map[string][]string
-}
+	spec    *v1alpha1.WorkflowSpec
+	actions map[string]action.Description
+	order   []string
+	index   map[string]int
+	before  map[string]map[string]bool // all that a step needs, directly or not
+	after   map[string][]string
 
-// View is what expressions see.
-type View struct {
-	Run    Run
-	Inputs map[string]json.RawMessage
-	Steps  map[string]Step
-}
-
-// Run is what expressions know of the run itself. User is the name without the prefix yunfan:.
-type Run struct{ Name, Namespace, UID, User string }
-
-// Step is what expressions know of a step.
-type Step struct {
-	Phase   v1alpha1.StepPhase
-	Outputs map[string]json.RawMessage
+	variables map[string]variable
+	when      map[string]*expression
+	with      map[string]values
+	undo      map[string]values
+	outputs   values
 }
 
 // Check says everything that is wrong with a definition, up to a bound, each with its place. Without an error it gives
 // the graph. Actions are the catalogue; internal says whether those for the platform's own runs may be used.
 func Check(spec *v1alpha1.WorkflowSpec, actions map[string]action.Description, internal bool) (*Graph, field.ErrorList) {
-	g := &Graph{spec: spec.DeepCopy(), index: map[string]int{}, after: map[string][]string{}}
-	for i, step := range g.spec.Steps {
-		g.index[step.Name] = i
-		g.order = append(g.order, step.Name)
+	c := &checker{internal: internal}
+	root := field.NewPath("spec")
+	if n := len(spec.Steps); n == 0 || n > MaxSteps {
+		c.addf(root.Child("steps"), "a workflow has 1 to %d steps, this one %d", MaxSteps, n)
+		return nil, c.list()
 	}
-	return g, nil
+	text, err := json.Marshal(spec)
+	if err != nil {
+		c.addf(root, "it is not JSON: %s", brief(err.Error()))
+		return nil, c.list()
+	}
+	if len(text) > MaxDefinition {
+		c.addf(root, "a definition has at most %d bytes of JSON, this one %d: make two workflows of it, or give the large part as an input", MaxDefinition, len(text))
+		return nil, c.list()
+	}
+	c.Graph = &Graph{spec: spec.DeepCopy(), actions: actions, index: map[string]int{}, before: map[string]map[string]bool{},
+		after: map[string][]string{}, when: map[string]*expression{}, with: map[string]values{}, undo: map[string]values{}}
+	c.inputs(root.Child("inputs"))
+	c.steps(root.Child("steps"))
+	c.edges(root.Child("steps"))
+	c.variables = c.declare()
+	c.values(root)
+	c.compile()
+	if list := c.list(); len(list) > 0 {
+		return nil, list
+	}
+	return c.Graph, nil
 }
 
 // Order is a topological order of the steps: each comes after those that it needs, otherwise as in the definition.
@@ -71,39 +101,49 @@ func (g *Graph) Needs(name string) []string {
 // After are all steps that come after the step, directly or by way of others, in topological order.
 func (g *Graph) After(name string) []string { return slices.Clone(g.after[name]) }
 
-// Inputs checks what a run is given and fills in the defaults.
-func (g *Graph) Inputs(given map[string]json.RawMessage) (map[string]json.RawMessage, field.ErrorList) {
-	return given, nil
+// place of a step in the definition.
+func (g *Graph) place(step string) *field.Path {
+	return field.NewPath("spec", "steps").Index(g.index[step])
 }
 
-// When says whether the step is to be run; true if it has no such expression.
-func (g *Graph) When(ctx context.Context, step string, v View) (bool, error) { return true, nil }
-
-// With gives the inputs of the step's action with expressions replaced, checked against the action's description.
-// Those that are null are left out. Errors name the place.
-func (g *Graph) With(ctx context.Context, step string, v View) (map[string]json.RawMessage, error) {
-	return g.Step(step).With, nil
+// checker collects what is wrong with a definition while the graph is made.
+type checker struct {
+	*Graph
+	internal    bool
+	expressions []*expression
+	problems
 }
 
-// Compensation gives the inputs of the action that undoes the step, as With does.
-func (g *Graph) Compensation(ctx context.Context, step string, v View) (map[string]json.RawMessage, error) {
-	return g.Step(step).Compensate.With, nil
+// problems are told up to a bound.
+type problems struct {
+	errors field.ErrorList
+	more   int
 }
 
-// Outputs gives the outputs of the whole run.
-func (g *Graph) Outputs(ctx context.Context, v View) (map[string]json.RawMessage, error) {
-	return g.spec.Outputs, nil
-}
-
-// StepOutputs turns what the step's action gave into JSON, checked against the action's description and MaxOutputs.
-func (g *Graph) StepOutputs(step string, outputs map[string]any) (map[string]json.RawMessage, error) {
-	out := map[string]json.RawMessage{}
-	for name, value := range outputs {
-		text, err := json.Marshal(value)
-		if err != nil {
-			return nil, err
-		}
-		out[name] = text
+func (p *problems) add(err *field.Error) {
+	if len(p.errors) >= MaxErrors {
+		p.more++
+		return
 	}
-	return out, nil
+	p.errors = append(p.errors, err)
+}
+
+func (p *problems) addf(path *field.Path, format string, args ...any) {
+	p.add(field.Invalid(path, field.OmitValueType{}, fmt.Sprintf(format, args...)))
+}
+
+// list gives the problems, and says how many more there are.
+func (p *problems) list() field.ErrorList {
+	if p.more == 0 {
+		return p.errors
+	}
+	return append(slices.Clone(p.errors), field.TooMany(field.NewPath("spec"), len(p.errors)+p.more, MaxErrors))
+}
+
+// err is all problems as one error that no further attempt mends; nil if there are none.
+func (p *problems) err() error {
+	if err := p.list().ToAggregate(); err != nil {
+		return action.Failed(err)
+	}
+	return nil
 }
