@@ -153,8 +153,10 @@ func known(user *v1alpha1.User, groups []string, extra, name string) rest.User {
 
 // sessionOf is the name of the session in which a user asks; empty if he does so otherwise.
 func sessionOf(user rest.User) string {
-	if names := user.Extra[extraSession]; len(names) == 1 && strings.HasPrefix(user.Name, v1alpha1.UserPrefix) {
-		return names[0]
+	if names := user.Extra[extraSession]; len(names) == 1 {
+		if _, ours := user.OfPlatform(); ours {
+			return names[0]
+		}
 	}
 	return ""
 }

@@ -233,7 +233,7 @@ type Who struct {
 // whoAmI says as whom the request acts. Users of the hub, who come with certificates, are known by name and groups only.
 func (s *Service) whoAmI(r *http.Request) (Who, error) {
 	asking := rest.UserOf(r.Context())
-	name, own := strings.CutPrefix(asking.Name, v1alpha1.UserPrefix)
+	name, own := asking.OfPlatform()
 	who := Who{User: name, Kubernetes: asking.Name, Groups: asking.Groups}
 	if !own {
 		return who, nil

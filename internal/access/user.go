@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -21,7 +20,7 @@ import (
 // myself gives the user who asks, in person: not by an access token, which must not make itself more than it is.
 func (s *Service) myself(ctx context.Context) (*v1alpha1.User, error) {
 	asking := rest.UserOf(ctx)
-	name, own := strings.CutPrefix(asking.Name, v1alpha1.UserPrefix)
+	name, own := asking.OfPlatform()
 	if !own || sessionOf(asking) == "" {
 		return nil, refused("this needs a user who has signed in himself: neither certificates nor access tokens will do")
 	}

@@ -95,7 +95,7 @@ func (a *API) list(r *http.Request) (rest.Page[Row], error) {
 	}
 	may := authorizationv1.ResourceAttributes{Verb: "list", Group: v1alpha1.GroupVersion.Group, Resource: "applications", Namespace: tenant}
 	// Questions about users of the platform are answered here; the hub is not asked about each application.
-	limited := strings.HasPrefix(rest.UserOf(r.Context()).Name, v1alpha1.UserPrefix)
+	_, limited := rest.UserOf(r.Context()).OfPlatform()
 	if tenant != "" && !limited {
 		if err := a.Authorizer.Require(r.Context(), may); err != nil {
 			return rest.Page[Row]{}, err

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/rest"
 )
 
@@ -53,7 +52,7 @@ func (l *Log) describe(r *http.Request) (Intent, target, bool) {
 
 // who is the user as he is shown.
 func who(user rest.User, r *http.Request) (name, origin, via string) {
-	name, ours := strings.CutPrefix(user.Name, v1alpha1.UserPrefix)
+	name, ours := user.OfPlatform()
 	switch {
 	case name == "":
 		return "", "", ""

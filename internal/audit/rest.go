@@ -52,7 +52,7 @@ func asked(r *http.Request, authorizer *rest.Authorizer) (query, scope, error) {
 // their tenants, and they and operators their own.
 func scopeOf(ctx context.Context, authorizer *rest.Authorizer) (scope, error) {
 	user := rest.UserOf(ctx)
-	name, ours := strings.CutPrefix(user.Name, v1alpha1.UserPrefix)
+	name, ours := user.OfPlatform()
 	if !ours {
 		// The hub's own users: whoever may do everything there may see everything here.
 		return scope{all: true}, authorizer.Require(ctx, authorizationv1.ResourceAttributes{Verb: "*", Group: "*", Resource: "*"})

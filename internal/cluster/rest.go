@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -86,7 +85,7 @@ func pairs(labels map[string]string) []string {
 func (a *API) clusters(r *http.Request) (rest.Page[Row], error) {
 	may := authorizationv1.ResourceAttributes{Verb: "list", Group: v1alpha1.GroupVersion.Group, Resource: "clusters"}
 	all, err := a.Authorizer.Allowed(r.Context(), may)
-	if err == nil && !all && !strings.HasPrefix(rest.UserOf(r.Context()).Name, v1alpha1.UserPrefix) {
+	if _, ours := rest.UserOf(r.Context()).OfPlatform(); err == nil && !all && !ours {
 		err = a.Authorizer.Require(r.Context(), may)
 	}
 	if err != nil {

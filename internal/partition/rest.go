@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -144,7 +143,7 @@ func (a *API) Visible(ctx context.Context, tenant string) ([]*v1alpha1.Partition
 		return nil, err
 	}
 	// Questions about users of the platform are answered here; the hub is not asked about each partition.
-	limited := strings.HasPrefix(rest.UserOf(ctx).Name, v1alpha1.UserPrefix)
+	_, limited := rest.UserOf(ctx).OfPlatform()
 	var visible []*v1alpha1.Partition
 	for i := range list.Items {
 		p := &list.Items[i]

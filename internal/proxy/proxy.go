@@ -144,8 +144,10 @@ func (p *Proxy) memberUser(ctx context.Context, cluster string, q request) (rest
 	return as, q.tenantMay()
 }
 
-// ours says whether a user is the platform's, not the hub's.
-func ours(user rest.User) bool { return strings.HasPrefix(user.Name, v1alpha1.UserPrefix) }
+func ours(user rest.User) bool {
+	_, yes := user.OfPlatform()
+	return yes
+}
 
 // own gives the groups that the platform has given.
 func own(groups []string) []string {

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/kubernetes"
 	ctrl "sigs.k8s.io/controller-runtime"
+
+	"yunfan.io/yunfan/api/v1alpha1"
 )
 
 const (
@@ -35,6 +37,12 @@ type User struct {
 	UID    string
 	Groups []string
 	Extra  map[string][]string
+}
+
+// OfPlatform says whether a user is the platform's own, not one of the hub's, and gives the name of his User object. The
+// name of another is given as it is.
+func (u User) OfPlatform() (name string, yes bool) {
+	return strings.CutPrefix(u.Name, v1alpha1.UserPrefix)
 }
 
 type userKey struct{}
@@ -132,13 +140,10 @@ func (a *Authenticator) byCertificate(chain []*x509.Certificate) (User, error) {
 		return User{}, apierrors.NewUnauthorized(fmt.Sprintf("the client certificate is not one of the hub's: %v", err))
 	}
 	subject := chain[0].Subject
-	if strings.HasPrefix(subject.CommonName, OwnPrefix) {
-		return User{}, apierrors.NewUnauthorized("names that begin with " + OwnPrefix + " are the platform's: sign in there")
-	}
 	if subject.CommonName == "" {
 		return User{}, apierrors.NewUnauthorized("the client certificate names nobody: its common name is empty")
 	}
-	return authenticated(foreign(User{Name: subject.CommonName, Groups: slices.Clone(subject.Organization)})), nil
+	return ofHub(User{Name: subject.CommonName, Groups: slices.Clone(subject.Organization)})
 }
 
 func (a *Authenticator) byToken(ctx context.Context, token string) (User, error) {
@@ -155,25 +160,25 @@ func (a *Authenticator) byToken(ctx context.Context, token string) (User, error)
 		return User{}, apierrors.NewUnauthorized("the hub does not know the token: it may have expired")
 	}
 	info := review.Status.User
-	if strings.HasPrefix(info.Username, OwnPrefix) {
-		return User{}, apierrors.NewUnauthorized("names that begin with " + OwnPrefix + " are the platform's: sign in there")
-	}
 	user := User{Name: info.Username, UID: info.UID, Groups: info.Groups, Extra: make(map[string][]string, len(info.Extra))}
 	for key, values := range info.Extra {
 		user.Extra[key] = values
 	}
-	user = authenticated(foreign(user))
+	if user, err = ofHub(user); err != nil {
+		return User{}, err
+	}
 	a.tokens.Add(key, user, tokenMemory)
 	return user, nil
 }
 
-// OwnPrefix begins the names of the platform's own users and groups.
-const OwnPrefix = "yunfan:"
-
-// foreign takes from a user of the hub the groups that only the platform gives.
-func foreign(user User) User {
-	user.Groups = slices.DeleteFunc(user.Groups, func(group string) bool { return strings.HasPrefix(group, OwnPrefix) })
-	return user
+// ofHub refuses a user of the hub who has the name of one of the platform's, and takes from him the groups that only the
+// platform gives.
+func ofHub(user User) (User, error) {
+	if _, ours := user.OfPlatform(); ours {
+		return User{}, apierrors.NewUnauthorized("names that begin with " + v1alpha1.UserPrefix + " are the platform's: sign in there")
+	}
+	user.Groups = slices.DeleteFunc(user.Groups, func(group string) bool { return strings.HasPrefix(group, v1alpha1.UserPrefix) })
+	return authenticated(user), nil
 }
 
 // authenticated adds the group that every known user is in.

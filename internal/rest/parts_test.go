@@ -85,9 +85,12 @@ func TestParts(t *testing.T) {
 }
 
 func TestForeignUsersHaveNoRoleOfOurs(t *testing.T) {
-	got := foreign(User{Name: "admin", Groups: []string{"yunfan:platform-admin", "system:masters", "yunfan:tenant:edu:admin"}})
-	if diff := cmp.Diff([]string{"system:masters"}, got.Groups); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+	got, err := ofHub(User{Name: "admin", Groups: []string{"yunfan:platform-admin", "system:masters", "yunfan:tenant:edu:admin"}})
+	if diff := cmp.Diff([]string{"system:masters", "system:authenticated"}, got.Groups); diff != "" || err != nil {
+		t.Errorf("-want +got:\n%s %v", diff, err)
+	}
+	if _, err := ofHub(User{Name: "yunfan:li"}); !apierrors.IsUnauthorized(err) {
+		t.Errorf("a user of the hub by a name of the platform's: got %v, want a refusal", err)
 	}
 }
 

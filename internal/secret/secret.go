@@ -225,7 +225,7 @@ func (a *API) values(ctx context.Context, c *v1alpha1.Configuration, in *Input, 
 func (a *API) store(ctx context.Context, as client.Client, c *v1alpha1.Configuration, in *Input, values *content, there bool) error {
 	stored := c.WriteSecret(values.kind, values.data)
 	stored.Annotations = values.says
-	stored.Annotations[annotationWriter] = strings.TrimPrefix(rest.UserOf(ctx).Name, v1alpha1.UserPrefix)
+	stored.Annotations[annotationWriter], _ = rest.UserOf(ctx).OfPlatform()
 	if in.Publication != "" {
 		c.Spec.Publication, c.Spec.Partitions = in.Publication, in.Partitions
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -120,7 +119,7 @@ func (a *API) may(ctx context.Context) (func(tenant string) (bool, error), error
 	if err != nil {
 		return nil, err
 	}
-	ours := strings.HasPrefix(rest.UserOf(ctx).Name, v1alpha1.UserPrefix)
+	_, ours := rest.UserOf(ctx).OfPlatform()
 	return func(tenant string) (bool, error) {
 		if all || !ours {
 			return all, nil
