@@ -375,12 +375,52 @@ type ApplicationStatus struct {
 	// +listType=map
 	// +listMapKey=partition
 	Placements []PlacementStatus `json:"placements,omitempty"`
+	// Release is the approval of the revision, where partitions ask for one.
+	// +optional
+	Release *ReleaseStatus `json:"release,omitempty"`
 	// Conditions: Ready says that every partition runs the revision with all its pods ready; Progressing that it is on
 	// the way there.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ReleasePhase is where the approval of a revision is.
+type ReleasePhase string
+
+// The phases of a release. Rejected: the revision does not reach the partitions, whose former one keeps running.
+const (
+	ReleaseWaiting  ReleasePhase = "Waiting"
+	ReleaseApproved ReleasePhase = "Approved"
+	ReleaseRejected ReleasePhase = "Rejected"
+)
+
+// ReleaseStatus is the approval of a revision, where partitions ask for one.
+type ReleaseStatus struct {
+	// Revision that is to be approved, or was.
+	// +required
+	Revision string `json:"revision"`
+	// Phase of the approval.
+	// +required
+	Phase ReleasePhase `json:"phase"`
+	// Run is the WorkflowRun that waits for the approval.
+	// +optional
+	Run string `json:"run,omitempty"`
+	// User who made the change, as Kubernetes knows him: he cannot approve it.
+	// +optional
+	User string `json:"user,omitempty"`
+	// Partitions that wait for the revision.
+	// +optional
+	// +listType=atomic
+	Partitions []string `json:"partitions,omitempty"`
+	// By is who decided.
+	// +optional
+	// +listType=atomic
+	By []string `json:"by,omitempty"`
+	// Message says who may approve, or why it was rejected.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // PlacementStatus is the application in one partition.

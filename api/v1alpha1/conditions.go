@@ -82,6 +82,11 @@ const (
 	// ReasonStopped: the application is stopped by its spec.
 	ReasonStopped = "Stopped"
 
+	// ReasonWaitingForApproval: a revision waits until somebody approves it; the message says who may.
+	ReasonWaitingForApproval = "WaitingForApproval"
+	// ReasonApprovalRejected: a revision was rejected, by whom and why is in the message; the former one keeps running.
+	ReasonApprovalRejected = "ApprovalRejected"
+
 	// ReasonWaitingForDependency: a component named in dependsOn is not ready in this partition.
 	ReasonWaitingForDependency = "WaitingForDependency"
 	// ReasonRefused: the member refused an object; the message names the rule.

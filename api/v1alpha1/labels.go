@@ -45,6 +45,10 @@ const (
 	// AnnotationChangedBy on an Application is who changed its spec last, as Kubernetes knows him. Admission writes it.
 	AnnotationChangedBy = "yunfan.io/changed-by"
 
+	// AnnotationApproved on an ApplicationRevision says for which application, by its UID, and by which run the revision
+	// was approved, as "<uid> <run>": it needs no other approval.
+	AnnotationApproved = "yunfan.io/approved"
+
 	// TaintTenant is the taint of nodes that a partition has for itself; its value is the tenant.
 	TaintTenant = "yunfan.io/tenant"
 

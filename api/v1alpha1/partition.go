@@ -91,7 +91,19 @@ type PartitionSpec struct {
 	// +optional
 	// +kubebuilder:default=Refuse
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
+	// ReleaseApproval Required holds a new revision of an application back from the partition until an Admin of the
+	// tenant has approved it, or a platform administrator: never who made the change. Sub-partitions have it from their
+	// parent.
+	// +optional
+	ReleaseApproval ReleaseApproval `json:"releaseApproval,omitempty"`
 }
+
+// ReleaseApproval says whether somebody must approve what is released to a partition.
+// +kubebuilder:validation:Enum=Required
+type ReleaseApproval string
+
+// ReleaseApprovalRequired asks for approval.
+const ReleaseApprovalRequired ReleaseApproval = "Required"
 
 // NodePool is a set of nodes.
 // +kubebuilder:validation:XValidation:rule="!has(self.exclusive) || !self.exclusive || (has(self.selector) && size(self.selector) > 0)",message="exclusive needs a selector: it would take every node of the cluster"
