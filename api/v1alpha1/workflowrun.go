@@ -294,3 +294,11 @@ type WorkflowRunList struct {
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []WorkflowRun `json:"items"`
 }
+
+// StatusConditions gives the conditions for changing.
+func (r *WorkflowRun) StatusConditions() *[]metav1.Condition { return &r.Status.Conditions }
+
+// SetObservedGeneration says for which generation of the spec the status was made.
+func (r *WorkflowRun) SetObservedGeneration(generation int64) {
+	r.Status.ObservedGeneration = generation
+}
