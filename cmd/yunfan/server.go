@@ -64,6 +64,8 @@ all of them answer requests, one of them runs the controllers. In a pod of the h
 	flags.StringSliceVar(&proxies, "trusted-proxies", nil, "addresses of load balancers before the server, as 10.0.0.0/8: audit believes what they say of where a request comes from (X-Forwarded-For)")
 	flags.DurationVar(&o.Assembly.Audit.Keep, "audit-keep", auditKeep, "how long rows of audit are kept; 0 for ever")
 	flags.Int64Var(&o.Assembly.Audit.MaxRows, "audit-rows", 0, "how many rows of audit are kept; 0 for all")
+	flags.Var(&o.Assembly.Outbound.Allow, "outbound-allow", "addresses that workflows, webhooks and mail may reach whatever else is said, as 10.1.0.0/16,10.2.3.4; without it never this machine and link-local ones")
+	flags.Var(&o.Assembly.Outbound.Deny, "outbound-deny", "addresses that they may not reach, besides those that they never may")
 	flags.StringVar(&o.Assembly.InstanceDir, "instance-dir", "", "data directory of the embedded clusters, whose processes, certificates and disk are looked after")
 	flags.StringVar(&o.Assembly.Registry, "registry", "", "URL of the registry, whose health is told")
 	flags.BoolVar(&o.LeaderElection, "leader-election", true, "let several servers run side by side")

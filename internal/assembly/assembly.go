@@ -23,6 +23,7 @@ import (
 	"yunfan.io/yunfan/internal/logs"
 	"yunfan.io/yunfan/internal/member"
 	"yunfan.io/yunfan/internal/nodeport"
+	"yunfan.io/yunfan/internal/outbound"
 	"yunfan.io/yunfan/internal/partition"
 	"yunfan.io/yunfan/internal/proxy"
 	"yunfan.io/yunfan/internal/record"
@@ -53,6 +54,8 @@ type Options struct {
 	Place string
 	// Audit is what an administrator chose of it.
 	Audit audit.Options
+	// Outbound says which addresses may be reached by what users write: requests in workflows, webhooks, mail.
+	Outbound outbound.Policy
 	// InstanceDir is the data directory of the embedded clusters; empty without them.
 	InstanceDir string
 	// Registry is the URL of the registry whose health is told; empty for none.
