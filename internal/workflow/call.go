@@ -54,11 +54,12 @@ func (e *Engine) call(ctx context.Context, f *flight) {
 
 // answer makes the call. Postponed says that it was not made and why.
 func (e *Engine) answer(f *flight) (r result, postponed error) {
-	if f.ctx.Err() != nil {
+	canceled := func() bool { return f.ctx.Err() != nil }
+	if canceled() {
 		return result{canceled: true}, nil
 	}
 	if err := e.fence(f.ctx, f.session, f.attempt); err != nil {
-		if f.ctx.Err() != nil {
+		if canceled() {
 			return result{canceled: true}, nil
 		}
 		return result{}, err
@@ -71,7 +72,7 @@ func (e *Engine) answer(f *flight) (r result, postponed error) {
 		return result{err: action.Failed(err)}, nil
 	}
 	out, err := e.guard(f, a, call)
-	if f.ctx.Err() != nil && (err != nil || !out.Done) {
+	if canceled() && (err != nil || !out.Done) {
 		return result{canceled: true}, nil
 	}
 	return e.weigh(f, out, err), nil

@@ -203,8 +203,8 @@ func (e *Engine) dispatch(s *session, g *graph.Graph, run *v1alpha1.WorkflowRun,
 			continue
 		}
 		w := s.timers[a.step]
-		f := &flight{attempt: a, session: s, graph: g, run: snapshot, repeated: s.unknown[a.step], began: w.began, ready: w.ready}
-		f.ctx, f.cancel = context.WithCancelCause(context.Background())
+		f := newFlight(a, s)
+		f.graph, f.run, f.repeated, f.began, f.ready = g, snapshot, s.unknown[a.step], w.began, w.ready
 		w.ready = time.Time{}
 		s.timers[a.step] = w
 		s.flights[a.step] = f

@@ -139,7 +139,7 @@ func (e *Engine) SetupWithManager(mgr manager.Manager) error {
 		Complete(e)
 }
 
-// Wake has a waiting step looked at at once: what it waits for may have come.
+// Wake has a waiting step called at once: what it waits for may have come.
 func (e *Engine) Wake(run types.NamespacedName, step string) {
 	if s := e.sessions.get(run); s != nil {
 		s.wake(step)

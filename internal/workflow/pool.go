@@ -27,6 +27,12 @@ type flight struct {
 	cancel       context.CancelCauseFunc
 }
 
+func newFlight(a attempt, s *session) *flight {
+	f := &flight{attempt: a, session: s}
+	f.ctx, f.cancel = context.WithCancelCause(context.Background())
+	return f
+}
+
 // pool makes calls: so many at once, in turn for all runs that have some, and not too many for one run or one tenant.
 type pool struct {
 	do                          func(context.Context, *flight)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,12 +86,6 @@ func (l *sessions) drop(key types.NamespacedName) {
 	}
 }
 
-func (l *sessions) len() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.all)
-}
-
 // lose stops everything that is done for the run here.
 func (s *session) lose() {
 	s.mu.Lock()
@@ -155,7 +150,7 @@ func (s *session) turn(run *v1alpha1.WorkflowRun, now time.Time, g *graph.Graph)
 	}
 	t := &turn{
 		graph: g, run: run, now: now, began: s.began, timers: maps.Clone(s.timers),
-		results: s.results[:len(s.results):len(s.results)], flying: map[string]bool{}, woken: maps.Clone(s.woken),
+		results: slices.Clip(s.results), flying: map[string]bool{}, woken: maps.Clone(s.woken),
 	}
 	for step := range s.flights {
 		t.flying[step] = true

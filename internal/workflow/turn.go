@@ -75,7 +75,7 @@ type turn struct {
 	began   time.Time
 	timers  map[string]timer
 	results []result
-	// flying are the steps with a call under way, woken those to be looked at at once.
+	// flying are the steps with a call under way, woken those to be called at once.
 	flying map[string]bool
 	woken  map[string]bool
 
