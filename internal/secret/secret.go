@@ -207,6 +207,15 @@ func (a *API) values(ctx context.Context, c *v1alpha1.Configuration, in *Input, 
 	if way != merge {
 		return in.content(kind, nil)
 	}
+	stored, err := a.stored(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return in.content(kind, stored)
+}
+
+// stored are the values that were written last.
+func (a *API) stored(ctx context.Context, c *v1alpha1.Configuration) (map[string][]byte, error) {
 	stored := &corev1.Secret{}
 	version := c.Status.Version
 	if c.Spec.Stored != c.Status.Stored {
@@ -219,7 +228,21 @@ func (a *API) values(ctx context.Context, c *v1alpha1.Configuration, in *Input, 
 	if err != nil {
 		return nil, fmt.Errorf("reading stored values: %w", err)
 	}
-	return in.content(kind, stored.Data)
+	return stored.Data, nil
+}
+
+// Values gives a secret's values as they were written last, to a part of the platform that uses them for the tenant and
+// shows them to nobody. Whoever calls it has asked whether the user may write the secret.
+func (a *API) Values(ctx context.Context, tenant, name string) (map[string][]byte, error) {
+	c := &v1alpha1.Configuration{}
+	err := a.Live.Get(ctx, client.ObjectKey{Namespace: tenant, Name: name}, c)
+	if apierrors.IsNotFound(err) || err == nil && c.Spec.Type != v1alpha1.ConfigurationSecret {
+		return nil, rest.NotFound("secrets", name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading secret %s: %w", name, err)
+	}
+	return a.stored(ctx, c)
 }
 
 func (a *API) store(ctx context.Context, as client.Client, c *v1alpha1.Configuration, in *Input, values *content, there bool) error {

@@ -275,3 +275,23 @@ func TestSEC09_WhoMay(t *testing.T) {
 		}
 	}
 }
+
+// TestSEC09_ValuesForThePlatform is how a part of the platform uses what nobody is shown.
+func TestSEC09_ValuesForThePlatform(t *testing.T) {
+	g := NewWithT(t)
+	n := newTenant(t)
+	api := &API{Live: hub.Client}
+	n.must("PUT", "token", `{"data": {"token": "b25l"}}`)
+	g.Expect(api.Values(t.Context(), n.name, "token")).To(Equal(map[string][]byte{"token": []byte("one")}), "before the controller has taken it up")
+	n.take("token")
+	n.must("PUT", "token", `{"data": {"token": "dHdv"}}`)
+	g.Expect(api.Values(t.Context(), n.name, "token")).To(Equal(map[string][]byte{"token": []byte("two")}), "the newest")
+	testkit.Create(t, hub.Client, &v1alpha1.Configuration{
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.name, Name: "files"},
+		Spec:       v1alpha1.ConfigurationSpec{Type: v1alpha1.ConfigurationConfigMap, Files: map[string]string{"a": "b"}},
+	})
+	for _, name := range []string{"files", "none"} {
+		_, err := api.Values(t.Context(), n.name, name)
+		g.Expect(err).To(MatchError(ContainSubstring("not found")), name)
+	}
+}
