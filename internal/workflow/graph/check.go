@@ -43,7 +43,7 @@ func (c *checker) inputs(path *field.Path) {
 		if input.Required {
 			c.addf(at.Child("default"), "a required input has no default: remove one of the two")
 		}
-		if _, err := conform(input.Default, typeOf(input), input.Enum); err != nil {
+		if err := conform(input.Default, typeOf(input), input.Enum); err != nil {
 			c.addf(at.Child("default"), "%v", err)
 		}
 	}

@@ -49,7 +49,7 @@ type budget struct {
 
 // evaluation is one call: expressions over the same view. It is the activation that CEL asks for variables.
 type evaluation struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // one call's, which CEL does not hand through
 	graph  *Graph
 	view   View
 	known  map[string]ref.Val
@@ -137,7 +137,8 @@ func (e *evaluation) raw(v variable) json.RawMessage {
 	return e.view.Steps[v.step].Outputs[v.field]
 }
 
-// value evaluates an expression. Its interruption may have been the machine's fault, so it is tried a second time.
+// value evaluates an expression. One that was interrupted before it had done much is tried a second time: it was the
+// machine that had no time.
 func (e *evaluation) value(x *expression) (ref.Val, error) {
 	for again := 0; ; again++ {
 		ctx, cancel := context.WithTimeout(e.ctx, patience)
@@ -147,10 +148,12 @@ func (e *evaluation) value(x *expression) (ref.Val, error) {
 		if e.ctx.Err() != nil {
 			return nil, e.ctx.Err()
 		}
+		var cost uint64
 		if details != nil && details.ActualCost() != nil {
-			e.budget.cost += *details.ActualCost()
+			cost = *details.ActualCost()
 		}
-		if err != nil && late && again == 0 {
+		e.budget.cost += cost
+		if err != nil && late && again == 0 && cost < maxCost/100 {
 			continue
 		}
 		if err != nil {
@@ -287,7 +290,7 @@ func (w *writer) string(text string) error {
 	if len(text) > MaxInputs {
 		return errTooLarge
 	}
-	quoted, err := json.Marshal(text)
+	quoted, err := encode(text)
 	if err != nil {
 		return err
 	}

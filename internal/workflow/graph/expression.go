@@ -272,4 +272,3 @@ func children(e ast.Expr) []ast.Expr {
 	}
 	return nil
 }
-

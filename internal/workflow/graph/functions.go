@@ -156,8 +156,8 @@ func costOfMatch(args []ref.Val, _ ref.Val) *uint64 {
 }
 
 const (
-	// maxCost of one evaluation, and of all that one call needs together, in the units of CEL: some 50 ns each.
-	maxCost, maxCostOfAll = 300_000, 2_000_000
+	// maxCost of one evaluation, and of all that one call needs together, in the units of CEL: some 100 to 500 ns each.
+	maxCost, maxCostOfAll = 100_000, 1_000_000
 	// maxWeight of one value: how many values it is made of, and eighths of the bytes of its texts.
 	maxWeight = 100_000
 )

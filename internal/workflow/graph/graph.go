@@ -109,9 +109,10 @@ func (g *Graph) place(step string) *field.Path {
 // checker collects what is wrong with a definition while the graph is made.
 type checker struct {
 	*Graph
+	problems
+
 	internal    bool
 	expressions []*expression
-	problems
 }
 
 // problems are told up to a bound.

@@ -10,7 +10,7 @@ import (
 // meant suggests the name that is nearest to one that does not exist, or tells all where there are few.
 func meant(name string, names []string) string {
 	slices.Sort(names)
-	best, distance := "", 1+min(len(name), 63)/3
+	best, distance := "", (1+min(len(name), 63))/3
 	for _, other := range names {
 		if d := edits(name, other, distance); d <= distance && other != name && (best == "" || d < distance) {
 			best, distance = other, d

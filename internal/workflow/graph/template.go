@@ -60,7 +60,7 @@ func (s *scope) node(path *field.Path, value any, want v1alpha1.ValueType) (temp
 		}
 		return t, fine
 	}
-	raw, err := json.Marshal(value)
+	raw, err := encode(value)
 	if err != nil {
 		s.addf(path, "%v", err)
 	}
@@ -79,7 +79,7 @@ func (s *scope) parts(path *field.Path, text string, want v1alpha1.ValueType) (t
 		if len(pieces) == 1 {
 			letters = pieces[0].text
 		}
-		raw, err := json.Marshal(letters)
+		raw, err := encode(letters)
 		return template{raw: raw}, err == nil
 	}
 	whole := len(pieces) == 1
@@ -215,7 +215,7 @@ func (e *evaluation) fill(path *field.Path, t template) (json.RawMessage, *field
 			return nil, wrong(path, errTooLarge)
 		}
 	}
-	raw, err := json.Marshal(text.String())
+	raw, err := encode(text.String())
 	if err != nil {
 		return nil, wrong(path, err)
 	}
@@ -253,7 +253,7 @@ func (e *evaluation) fillObject(path *field.Path, fields map[string]template) (j
 		if wrongThere != nil {
 			return nil, wrongThere
 		}
-		key, err := json.Marshal(name)
+		key, err := encode(name)
 		if err != nil {
 			return nil, wrong(path, err)
 		}

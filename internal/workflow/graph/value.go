@@ -84,12 +84,12 @@ func zero(value any) bool {
 }
 
 // conform reads a value and says why it is none of that type.
-func conform(raw json.RawMessage, want v1alpha1.ValueType, enum []string) (any, error) {
+func conform(raw json.RawMessage, want v1alpha1.ValueType, enum []string) error {
 	value, err := decode(raw)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return value, fits(value, want, enum)
+	return fits(value, want, enum)
 }
 
 // fits says why a value is none of that type.
@@ -149,6 +149,17 @@ func kind(value any) string {
 		return "an Object"
 	}
 	return "a List"
+}
+
+// encode writes a value as JSON, with < and > as they are.
+func encode(value any) (json.RawMessage, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil
 }
 
 // null says whether a value is as good as not given.

@@ -38,7 +38,7 @@ func (c *checker) values(root *field.Path) {
 	all := &scope{checker: c}
 	c.outputs = values{}
 	for _, name := range sorted(c.spec.Outputs) {
-		at := root.Child("outputs").Key(brief(name))
+		at := root.Child("outputs", brief(name))
 		if !inputName.MatchString(name) {
 			c.addf(at, "%q is no name: letters, digits and _, a letter first, at most 63", brief(name))
 		}
@@ -71,7 +71,7 @@ func (s *scope) given(path *field.Path, name string, with map[string]json.RawMes
 		}
 		t, fine := s.template(at, with[key], f.Type)
 		if fine && t.raw != nil {
-			if _, err := conform(t.raw, f.Type, f.Enum); err != nil {
+			if err := conform(t.raw, f.Type, f.Enum); err != nil {
 				s.addf(at, "%v", err)
 			}
 		}
@@ -96,7 +96,7 @@ func (g *Graph) Inputs(given map[string]json.RawMessage) (map[string]json.RawMes
 		raw := given[input.Name]
 		switch {
 		case !null(raw):
-			if _, err := conform(raw, typeOf(input), input.Enum); err != nil {
+			if err := conform(raw, typeOf(input), input.Enum); err != nil {
 				p.addf(at, "%v", err)
 			}
 			all[input.Name] = raw
@@ -201,7 +201,7 @@ func (g *Graph) evaluate(ctx context.Context, v View, path *field.Path, template
 			p.add(field.Required(path.Child(f.Name), "the action needs it, but the expression gave null"))
 		}
 		if ok {
-			if _, err := conform(raw, f.Type, f.Enum); err != nil {
+			if err := conform(raw, f.Type, f.Enum); err != nil {
 				p.addf(path.Child(f.Name), "%v", err)
 			}
 		}
@@ -222,7 +222,7 @@ func (g *Graph) StepOutputs(step string, outputs map[string]any) (map[string]jso
 		return nil, err
 	}
 	description := g.actions[g.Step(step).Action]
-	at := g.place(step).Key("outputs")
+	at := g.place(step).Child("outputs")
 	fields := map[string]action.Field{}
 	for _, f := range description.Outputs {
 		fields[f.Name] = f
@@ -232,12 +232,12 @@ func (g *Graph) StepOutputs(step string, outputs map[string]any) (map[string]jso
 	for _, name := range sorted(outputs) {
 		f, ok := fields[name]
 		if !ok {
-			p.addf(at.Key(brief(name)), "the action %s says nothing of such an output", description.Name)
+			p.addf(at.Child(brief(name)), "the action %s says nothing of such an output", description.Name)
 			continue
 		}
-		raw, err := json.Marshal(outputs[name])
+		raw, err := encode(outputs[name])
 		if err != nil {
-			p.addf(at.Key(name), "it is not JSON: %s", brief(err.Error()))
+			p.addf(at.Child(name), "it is not JSON: %s", brief(err.Error()))
 			continue
 		}
 		raw = withoutZero(raw)
@@ -245,8 +245,8 @@ func (g *Graph) StepOutputs(step string, outputs map[string]any) (map[string]jso
 			continue
 		}
 		if len(raw) <= action.MaxOutputs {
-			if _, err := conform(raw, f.Type, f.Enum); err != nil {
-				p.addf(at.Key(name), "%v", err)
+			if err := conform(raw, f.Type, f.Enum); err != nil {
+				p.addf(at.Child(name), "%v", err)
 				continue
 			}
 		}
