@@ -23,7 +23,7 @@ const (
 	MaxInputs = 64 << 10
 	// MaxExpression is the length of one expression in bytes, and MaxExpressions how many a definition may hold.
 	MaxExpression  = 4 << 10
-	MaxExpressions = 2000
+	MaxExpressions = 1000
 	// MaxDepth is how deep lists and objects may be nested.
 	MaxDepth = 64
 	// MaxErrors is how many problems are told at once.

@@ -61,7 +61,7 @@ func TestHostileDefinitions(t *testing.T) {
 		"denied a lot":          {with(`"${{ ` + strings.Repeat("!", 3000) + `true }}"`), "spec.steps[0].with.duration: Invalid value: "},
 		"many operators":        {with(`"${{ ` + strings.Repeat("1+", 2000) + `1 }}"`), "spec.steps[0].with.duration: Invalid value: "},
 		"unreadable":            {with(`"${{ ` + strings.Repeat("? ", 2000) + ` }}"`), "spec.steps[0].with.duration: Invalid value: "},
-		"many expressions":      {with(`"` + strings.Repeat("${{1}}", 10_000) + `"`), "spec.steps[0].with.duration: Invalid value: a definition holds at most 2000 expressions"},
+		"many expressions":      {with(`"` + strings.Repeat("${{1}}", 10_000) + `"`), "spec.steps[0].with.duration: Invalid value: a definition holds at most 1000 expressions"},
 		"nested macros": {with(`"${{ string(` + strings.Repeat("[1].map(x, ", 100) + "1" + strings.Repeat(")", 100) + `) }}"`),
 			"spec.steps[0].with.duration: Invalid value: "},
 	} {
