@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -138,9 +139,46 @@ func moment(query url.Values, key string, byDefault time.Time) (time.Time, error
 }
 
 func (a *API) answer(ctx context.Context, q *question) (*Answer, error) {
+	means, err := a.means(ctx, q.subject, q.from, q.to, q.step)
+	if err != nil {
+		return nil, err
+	}
+	answer := &Answer{Tenant: q.tenant, Partition: q.partition, From: q.from, To: q.to, Step: int64(q.step / time.Second), Series: []Series{}}
+	series := map[corev1.ResourceName][]Point{}
+	for _, at := range slices.Sorted(maps.Keys(means)) {
+		for name, v := range means[at].out {
+			if len(q.resources) == 0 || slices.Contains(q.resources, string(name)) {
+				series[name] = append(series[name], Point{At: time.Unix(at, 0).UTC(), Used: v.Used, Peak: v.Peak, Hard: v.Hard})
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(series)) {
+		answer.Series = append(answer.Series, Series{Resource: name, Points: series[name]})
+	}
+	return answer, nil
+}
+
+// Over says what of each resource was used in a partition between two times. Without samples it is empty.
+func (h *History) Over(ctx context.Context, tenant, partition string, from, to time.Time) (map[corev1.ResourceName]Point, error) {
+	// One step from the beginning of all time holds all of it.
+	means, err := h.means(ctx, subject{tenant, partition}, from, to, time.Duration(math.MaxInt64))
+	if err != nil {
+		return nil, err
+	}
+	out := map[corev1.ResourceName]Point{}
+	for _, whole := range means {
+		for name, v := range whole.out {
+			out[name] = Point{At: from.UTC(), Used: v.Used, Peak: v.Peak, Hard: v.Hard}
+		}
+	}
+	return out, nil
+}
+
+// means reads samples into steps, by the second at which each begins.
+func (h *History) means(ctx context.Context, of subject, from, to time.Time, every time.Duration) (map[int64]*mean, error) {
 	means := map[int64]*mean{}
-	step := int64(q.step / time.Second)
-	err := a.Records.View(ctx, func(tx *record.Tx) error {
+	step := int64(every / time.Second)
+	err := h.Records.View(ctx, func(tx *record.Tx) error {
 		return tx.Each(ctx, func(scan func(...any) error) error {
 			var at, seconds int64
 			var text string
@@ -158,22 +196,10 @@ func (a *API) answer(ctx context.Context, q *question) (*Answer, error) {
 			means[at].add(values, seconds)
 			return nil
 		}, `SELECT at, span, amounts FROM usage_samples WHERE tenant = ? AND partition = ? AND at >= ? AND at < ? ORDER BY at`,
-			q.tenant, q.partition, q.from.Unix(), q.to.Unix())
+			of.tenant, of.partition, from.Unix(), to.Unix())
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the history of usage: %w", err)
 	}
-	answer := &Answer{Tenant: q.tenant, Partition: q.partition, From: q.from, To: q.to, Step: step, Series: []Series{}}
-	series := map[corev1.ResourceName][]Point{}
-	for _, at := range slices.Sorted(maps.Keys(means)) {
-		for name, v := range means[at].out {
-			if len(q.resources) == 0 || slices.Contains(q.resources, string(name)) {
-				series[name] = append(series[name], Point{At: time.Unix(at, 0).UTC(), Used: v.Used, Peak: v.Peak, Hard: v.Hard})
-			}
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(series)) {
-		answer.Series = append(answer.Series, Series{Resource: name, Points: series[name]})
-	}
-	return answer, nil
+	return means, nil
 }

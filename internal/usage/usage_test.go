@@ -150,6 +150,11 @@ func TestRES07_History(t *testing.T) {
 		g.Expect(answer.Series).To(HaveLen(2))
 		g.Expect(line(answer, "requests.cpu")).To(HaveExactElements(Point{At: begin, Used: 2, Peak: 2.5, Hard: new(8.0)}), "the tenant's sum against its quota")
 		g.Expect(line(answer, "pods")[0].Peak).To(Equal(7.0))
+
+		over, err := h.Over(t.Context(), name, "prod", begin, now)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(over["requests.cpu"]).To(Equal(Point{At: begin, Used: 2, Peak: 2.5, Hard: new(6.0)}), "average, peak, and the last quota")
+		g.Expect(h.Over(t.Context(), name, "none", begin, now)).To(BeEmpty())
 	})
 }
 
