@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// pollInterval is how often the sender looks for what is due.
+	// pollInterval is how often the sender looks for what is due, at least.
 	pollInterval = time.Second
 	// writeTime bounds one transaction.
 	writeTime = 30 * time.Second
@@ -47,7 +47,7 @@ func (s *sender) NeedLeaderElection() bool { return true }
 func (s *sender) Start(ctx context.Context) error {
 	s.lanes, s.groups = map[string]bool{}, map[string]int{}
 	defer s.running.Wait()
-	ticker := time.NewTicker(pollInterval)
+	ticker := time.NewTicker(min(pollInterval, s.Schedule.First))
 	defer ticker.Stop()
 	released := false
 	for {
