@@ -72,7 +72,7 @@ func (e *Engine) answer(f *flight) (r result, postponed error) {
 		return result{err: action.Failed(err)}, nil
 	}
 	out, err := e.guard(f, a, call)
-	if canceled() && (err != nil || !out.Done) {
+	if canceled() && (err != nil || !out.Done) && !errors.Is(err, errLeftBehind) {
 		return result{canceled: true}, nil
 	}
 	return e.weigh(f, out, err), nil
@@ -116,7 +116,10 @@ func callKey(run *v1alpha1.WorkflowRun, a attempt) string {
 	return strings.TrimRight(name, "-") + "-" + hex.EncodeToString(sum[:])[:digits]
 }
 
-var errTooLong = fmt.Errorf("the call took longer than %s", callTime)
+var (
+	errTooLong    = fmt.Errorf("the call took longer than %s", callTime)
+	errLeftBehind = errors.New("the call did not return when it was told to, and was left behind")
+)
 
 // guard calls the action. One that panics has failed; one that does not return is left behind and has failed for good,
 // because nobody knows what it still does.
@@ -150,7 +153,7 @@ func (e *Engine) guard(f *flight, a action.Action, call *action.Call) (action.Ou
 	case got := <-answers:
 		return got.out, tooLong(ctx, got.err)
 	case <-patience.C:
-		return action.Outcome{}, action.Failed(fmt.Errorf("the call did not return within %s, and was left behind", callTime+grace))
+		return action.Outcome{}, action.Failed(errLeftBehind)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -75,7 +76,9 @@ func (t *turn) foldRun(st *v1alpha1.StepStatus, r result) {
 	switch {
 	case r.err != nil && st.Stopping != "": // being ended: its action is told to stop nevertheless
 		st.Message = short(r.err.Error(), longestMessage)
-		t.setDue(st.Name, t.now)
+		w := t.timers[st.Name]
+		w.due, w.left = t.now, errors.Is(r.err, errLeftBehind)
+		t.timers[st.Name] = w
 	case r.err != nil:
 		t.failAttempt(st, r.err.Error(), action.IsFailed(r.err))
 	case out.Done:
@@ -174,7 +177,7 @@ func (t *turn) foldStop(st *v1alpha1.StepStatus, r result) {
 // ended finishes an attempt that was stopped: aborted with its run, or failed because it took too long.
 func (t *turn) ended(st *v1alpha1.StepStatus, message string, final bool) {
 	if t.run.Status.Ending == "" {
-		t.failAttempt(st, message, final)
+		t.failAttempt(st, message, final || t.timers[st.Name].left)
 		return
 	}
 	st.Phase, st.FinishTime, st.Message = v1alpha1.StepAborted, t.stamp(), short(message, longestMessage)

@@ -48,6 +48,8 @@ type timer struct {
 	began, due, ready time.Time
 	// ending is since when the attempt is being ended.
 	ending time.Time
+	// left says that a call of the attempt never returned: another attempt might meet what it still does.
+	left bool
 }
 
 // note is something that people are told when the turn is written.
