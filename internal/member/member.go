@@ -6,12 +6,14 @@ package member
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
@@ -105,13 +107,26 @@ func (m *Member) As(namespace string) (client.Client, error) {
 	if c, ok := m.identities[namespace]; ok {
 		return c, nil
 	}
-	user := fmt.Sprintf("system:serviceaccount:%s:%s", namespace, v1alpha1.DeliveryServiceAccount)
-	c, err := m.client(transport.NewImpersonatingRoundTripper(transport.ImpersonationConfig{UserName: user}, m.http))
+	c, err := m.client(m.impersonating(namespace))
 	if err != nil {
 		return nil, err
 	}
 	m.identities[namespace] = c
 	return c, nil
+}
+
+// LogsAs reads the log of a container as the delivery service account of a namespace.
+func (m *Member) LogsAs(ctx context.Context, namespace, pod string, options *corev1.PodLogOptions) (io.ReadCloser, error) {
+	clientset, err := kubernetes.NewForConfigAndClient(m.Config, &http.Client{Transport: m.impersonating(namespace)})
+	if err != nil {
+		return nil, fmt.Errorf("making a client of cluster %s: %w", m.Name, err)
+	}
+	return clientset.CoreV1().Pods(namespace).GetLogs(pod, options).Stream(ctx)
+}
+
+func (m *Member) impersonating(namespace string) http.RoundTripper {
+	user := fmt.Sprintf("system:serviceaccount:%s:%s", namespace, v1alpha1.DeliveryServiceAccount)
+	return transport.NewImpersonatingRoundTripper(transport.ImpersonationConfig{UserName: user}, m.http)
 }
 
 // Answering says whether the member answered its last probe, and when it last did.
