@@ -83,6 +83,9 @@ func (r *Reconciler) deliver(ctx context.Context, w *world) (*Plan, error) {
 	if err := r.ensureRevision(ctx, w, p); err != nil {
 		return nil, err
 	}
+	if err := r.gate(ctx, w, p); err != nil {
+		return nil, err
+	}
 	return p, r.handOver(ctx, w, p)
 }
 
@@ -94,6 +97,10 @@ func (r *Reconciler) delete(ctx context.Context, app *v1alpha1.Application) (ctr
 		return ctrl.Result{}, err
 	}
 	before := app.DeepCopy()
+	if err := r.abandon(ctx, app, "the application is deleted"); err != nil {
+		return ctrl.Result{}, err
+	}
+	app.Status.Release = nil
 	if err := r.withdraw(ctx, inOrder(w.deliveries)); err != nil {
 		return ctrl.Result{}, err
 	}

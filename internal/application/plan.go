@@ -28,6 +28,8 @@ type Plan struct {
 	Assignments []placement.Assignment
 	// NodePorts are those the services will have.
 	NodePorts []v1alpha1.NodePortSpec
+	// Approval are the partitions that the revision reaches only after somebody has approved it.
+	Approval []string
 }
 
 // NewPlan reads what the application depends on, validates it and gives the plan. It writes nothing. An error of kind
@@ -64,6 +66,7 @@ func (w *world) plan() (*Plan, error) {
 			return nil, check
 		}
 	}
+	p.Approval = w.needApproval(p)
 	return p, nil
 }
 

@@ -201,7 +201,9 @@ func (a *API) get(r *http.Request) (*Detail, error) {
 // Preview is what an application would change in each partition.
 type Preview struct {
 	// Revision it would run.
-	Revision   string             `json:"revision"`
+	Revision string `json:"revision"`
+	// Approval are the partitions that it reaches only after somebody else has approved it.
+	Approval   []string           `json:"approval,omitempty"`
 	Partitions []PartitionPreview `json:"partitions"`
 }
 
@@ -305,7 +307,7 @@ func (a *API) try(ctx context.Context, app *v1alpha1.Application, plan *Plan) (*
 	for i := range existing.Items {
 		inventory[existing.Items[i].Spec.Partition] = existing.Items[i].Status.Inventory
 	}
-	p := &Preview{Revision: plan.Revision.Name, Partitions: make([]PartitionPreview, len(plan.Deliveries))}
+	p := &Preview{Revision: plan.Revision.Name, Approval: plan.Approval, Partitions: make([]PartitionPreview, len(plan.Deliveries))}
 	var group errgroup.Group
 	group.SetLimit(parallelPreviews)
 	for i := range plan.Deliveries {

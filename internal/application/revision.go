@@ -63,23 +63,29 @@ func (w *world) revision(choices []placement.Choice) (*v1alpha1.ApplicationRevis
 	}, nil
 }
 
-// hashOf names content. It goes through a map so that the order of fields in a Go type, which may change with a
-// library, is no part of it.
+// hashOf names content.
 func hashOf(spec v1alpha1.ApplicationRevisionSpec) (string, error) {
-	spec.Number = 0
-	text, err := json.Marshal(spec)
+	text, err := canonical(spec)
 	if err != nil {
-		return "", fmt.Errorf("hashing the revision: %w", err)
-	}
-	var fields map[string]any
-	if err := json.Unmarshal(text, &fields); err != nil {
-		return "", fmt.Errorf("hashing the revision: %w", err)
-	}
-	if text, err = json.Marshal(fields); err != nil {
 		return "", fmt.Errorf("hashing the revision: %w", err)
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:hashBytes]), nil
+}
+
+// canonical is the content of a revision without its number. It goes through a map so that the order of fields in a Go
+// type, which may change with a library, is no part of it.
+func canonical(spec v1alpha1.ApplicationRevisionSpec) ([]byte, error) {
+	spec.Number = 0
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // callers say what for
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return nil, err //nolint:wrapcheck // callers say what for
+	}
+	return json.Marshal(fields) //nolint:wrapcheck // callers say what for
 }
 
 // sameComponents is the revision whose version and components the application has: the current one, or the one that a

@@ -28,6 +28,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	err := ctrl.NewControllerManagedBy(mgr).Named("application").
 		For(&v1alpha1.Application{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
 		Owns(&v1alpha1.Delivery{}).
+		Owns(&v1alpha1.WorkflowRun{}).
 		Watches(&v1alpha1.Delivery{}, r.thatWait(v1alpha1.ReasonInvalid), builder.WithPredicates(onlyDeleted)).
 		Watches(&v1alpha1.NodePort{}, r.thatWait(v1alpha1.ReasonNodePortTaken), builder.WithPredicates(onlyDeleted)).
 		Watches(&v1alpha1.Partition{}, r.ofPartition()).
@@ -88,6 +89,7 @@ func (r *Reconciler) ofPartition() handler.EventHandler {
 		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[ctrl.Request]) {
 			test := all
+			r.ofParts(ctx, e.ObjectOld, e.ObjectNew, q)
 			before, _ := e.ObjectOld.(*v1alpha1.Partition)
 			after, _ := e.ObjectNew.(*v1alpha1.Partition)
 			if !decides(before, after) {
@@ -95,6 +97,27 @@ func (r *Reconciler) ofPartition() handler.EventHandler {
 			}
 			enqueue(ctx, e.ObjectNew, q, test)
 		},
+	}
+}
+
+// ofParts enqueues the applications that may choose a part of a partition, if what the parts have from it changed.
+func (r *Reconciler) ofParts(ctx context.Context, before, after client.Object, q workqueue.TypedRateLimitingInterface[ctrl.Request]) {
+	was, _ := before.(*v1alpha1.Partition)
+	is, _ := after.(*v1alpha1.Partition)
+	if was.Spec.ReleaseApproval == is.Spec.ReleaseApproval {
+		return
+	}
+	var list v1alpha1.PartitionList
+	if err := r.client.List(ctx, &list, client.InNamespace(is.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return // Only a cache that is shutting down fails.
+	}
+	for i := range list.Items {
+		if list.Items[i].Spec.Parent != is.Name {
+			continue
+		}
+		for _, request := range r.matching(ctx, is.Namespace, func(app *v1alpha1.Application) bool { return mayChoose(app, list.Items[i].Name) }) {
+			q.Add(request)
+		}
 	}
 }
 

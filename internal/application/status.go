@@ -3,6 +3,7 @@ package application
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -63,6 +64,9 @@ func (w *world) summarize(p *Plan, err error) {
 		placed.LastSeenTime = lastSeen(earlier[partition], &placed)
 		ready, desired = ready+placed.Ready, desired+placed.Desired
 		placements = append(placements, placed)
+	}
+	if p != nil {
+		placements = w.waiting(p, placements)
 	}
 	app.Status.Placements = placements
 	app.Status.Pods = fmt.Sprintf("%d/%d", ready, desired)
@@ -146,7 +150,11 @@ func setConditions(app *v1alpha1.Application, err error) {
 	switch {
 	case reason != "":
 		reconcile.SetCondition(app, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
-		reconcile.SetCondition(app, v1alpha1.ConditionProgressing, metav1.ConditionTrue, reason, message)
+		progressing := metav1.ConditionTrue
+		if reason == v1alpha1.ReasonApprovalRejected {
+			progressing = metav1.ConditionFalse // until somebody changes it
+		}
+		reconcile.SetCondition(app, v1alpha1.ConditionProgressing, progressing, reason, message)
 		return
 	case app.Spec.Stopped:
 		reason, message = v1alpha1.ReasonStopped, "stopped by spec.stopped: it has no pods until it is started"
@@ -166,12 +174,51 @@ func unready(placements []v1alpha1.PlacementStatus) (reason, message string) {
 		if s.Reason == "" {
 			continue
 		}
-		if reason == "" || reason == v1alpha1.ReasonReconciling {
+		if reason == "" || weight(s.Reason) > weight(reason) {
 			reason = s.Reason
 		}
 		parts = append(parts, s.Partition+": "+s.Message)
 	}
 	return reason, strings.Join(parts, "; ")
+}
+
+// weight orders reasons: what fails matters more than what waits for people, and that more than what is under way.
+func weight(reason string) int {
+	switch reason {
+	case v1alpha1.ReasonReconciling:
+		return 0
+	case v1alpha1.ReasonWaitingForApproval, v1alpha1.ReasonApprovalRejected:
+		return 1
+	}
+	return 2
+}
+
+// waiting says of the partitions that wait for an approval that they do, also of those that have nothing yet.
+func (w *world) waiting(p *Plan, placements []v1alpha1.PlacementStatus) []v1alpha1.PlacementStatus {
+	release := w.app.Status.Release
+	if release == nil || len(p.Approval) == 0 {
+		return placements
+	}
+	reason, message := v1alpha1.ReasonWaitingForApproval, fmt.Sprintf("revision %s waits for approval: %s", release.Revision, release.Message)
+	if release.Phase == v1alpha1.ReleaseRejected {
+		reason, message = v1alpha1.ReasonApprovalRejected, fmt.Sprintf("revision %s was rejected: %s. Change the application to ask again", release.Revision, release.Message)
+	}
+	for i := range p.Assignments {
+		a := &p.Assignments[i]
+		if !slices.Contains(p.Approval, a.Partition) {
+			continue
+		}
+		at := slices.IndexFunc(placements, func(s v1alpha1.PlacementStatus) bool { return s.Partition == a.Partition })
+		if at < 0 {
+			at = len(placements)
+			placements = append(placements, v1alpha1.PlacementStatus{Partition: a.Partition, Cluster: a.Cluster, Explanation: a.Explanation})
+		}
+		if weight(placements[at].Reason) < weight(reason) || placements[at].Reason == "" {
+			placements[at].Reason, placements[at].Message = reason, message
+		}
+	}
+	slices.SortFunc(placements, func(a, b v1alpha1.PlacementStatus) int { return strings.Compare(a.Partition, b.Partition) })
+	return placements
 }
 
 // writeStatus patches the status if it changed. While pods come up one by one it waits: then it gives the time after

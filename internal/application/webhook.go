@@ -3,7 +3,9 @@ package application
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,15 +34,24 @@ func (v *validator) ValidateCreate(ctx context.Context, app *v1alpha1.Applicatio
 	if app.Namespace == "" || app.Name == "" {
 		return nil, nil
 	}
-	_, err := NewPlan(ctx, v.cached, app)
+	p, err := NewPlan(ctx, v.cached, app)
 	if !stalled(err) {
-		return nil, nil
+		return p.warnings(), nil
 	}
 	// What it needs may have been created a moment ago: the hub itself is asked before it is refused.
-	if _, err = NewPlan(ctx, v.live, app); stalled(err) {
+	if p, err = NewPlan(ctx, v.live, app); stalled(err) {
 		return nil, err
 	}
-	return nil, nil
+	return p.warnings(), nil
+}
+
+// warnings tell whoever writes the application that he will wait for somebody.
+func (p *Plan) warnings() admission.Warnings {
+	if p == nil || len(p.Approval) == 0 {
+		return nil
+	}
+	return admission.Warnings{fmt.Sprintf("revision %s waits for the approval of somebody else, an Admin of the tenant or a platform administrator, before it reaches %s",
+		p.Revision.Name, strings.Join(p.Approval, ", "))}
 }
 
 // ValidateUpdate refuses a change that cannot be delivered. A change that leaves the spec alone is let through:
