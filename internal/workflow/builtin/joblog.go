@@ -111,7 +111,7 @@ func (r *reading) read(stream io.Reader, budget int, last bool) (kept []string, 
 		for long && err == nil { // the rest of a line that is too long is left out
 			_, long, err = reader.ReadLine()
 		}
-		stamp, line, _ := strings.Cut(text, " ")
+		stamp, line, _ := strings.Cut(strings.ToValidUTF8(text, "�"), " ")
 		at, err := time.Parse(time.RFC3339Nano, stamp)
 		if err != nil || !at.After(r.last) {
 			continue
@@ -122,7 +122,7 @@ func (r *reading) read(stream io.Reader, budget int, last bool) (kept []string, 
 		r.last = at
 		r.size += len(line) + 1
 		size += len(line) + 1
-		kept = append(kept, strings.ToValidUTF8(line, "�"))
+		kept = append(kept, line)
 		for size > budget {
 			left = true
 			size -= len(kept[0]) + 1
