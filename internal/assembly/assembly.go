@@ -124,8 +124,12 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 			return rest.Parts{}, fmt.Errorf("assembling: %w", err)
 		}
 		parts.Routes = append(parts.Routes, (&usage.API{History: history, Authorizer: authorizer}).Routes()...)
-	}
-	if o.Records != nil {
+		absent := right.Absent{Index: rights, Authorizer: authorizer}
+		later, err := (&overTime{mgr: mgr, members: members, absent: absent, secrets: secrets, usage: history, o: o}).add()
+		if err != nil {
+			return rest.Parts{}, err
+		}
+		parts.Routes = append(parts.Routes, later...)
 		log, err := audit.New(context.Background(), mgr, o.Records, members, o.Namespace, o.Place, o.Audit)
 		if err == nil {
 			err = mgr.Add(log)
