@@ -278,7 +278,7 @@ type GrantedResources struct {
 	// Partition that was made or changed.
 	// +optional
 	Partition string `json:"partition,omitempty"`
-	// Quota of the partition, as far as the request named it.
+	// Quota of the partition, all of it.
 	// +optional
 	Quota corev1.ResourceList `json:"quota,omitempty"`
 	// Until when; without an end if empty.
