@@ -11,6 +11,7 @@ import (
 	"html"
 	"mime"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -139,7 +140,40 @@ func (c *credential) hide(text string) string {
 	for _, form := range c.forms {
 		text = strings.ReplaceAll(text, form, hidden)
 	}
+	// Escapes can be written in more ways than are worth listing.
+	for _, plain := range []string{unquote(text), html.UnescapeString(text), unescape(text)} {
+		if plain != text && slices.ContainsFunc(c.forms, func(form string) bool { return strings.Contains(plain, form) }) {
+			return hidden
+		}
+	}
 	return text
+}
+
+var (
+	jsonEscape = regexp.MustCompile(`\\u[0-9a-fA-F]{4}|\\.`)
+	urlEscape  = regexp.MustCompile(`%[0-9a-fA-F]{2}`)
+)
+
+// unquote takes the escapes of JSON out of a text, wherever in it they are.
+func unquote(text string) string {
+	return jsonEscape.ReplaceAllStringFunc(text, func(escape string) string {
+		var plain string
+		if json.Unmarshal([]byte(`"`+escape+`"`), &plain) != nil {
+			return escape
+		}
+		return plain
+	})
+}
+
+// unescape takes the escapes of URLs out of a text, wherever in it they are.
+func unescape(text string) string {
+	return urlEscape.ReplaceAllStringFunc(text, func(escape string) string {
+		plain, err := hex.DecodeString(escape[1:])
+		if err != nil {
+			return escape
+		}
+		return string(plain)
+	})
 }
 
 // hideIn takes the secret out of an error's text. Of the error only whether it is final stays.

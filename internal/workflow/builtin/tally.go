@@ -41,7 +41,9 @@ func (a *approve) count(ctx context.Context, t *tally) error {
 	if err := a.hub.List(ctx, list, of...); err != nil {
 		return fmt.Errorf("listing approvals: %w", err)
 	}
-	here := func(one v1alpha1.Approval) bool { return one.Spec.Run == t.call.Run.Name && one.Spec.Step == t.call.Step }
+	here := func(one v1alpha1.Approval) bool {
+		return one.Spec.Run == t.call.Run.Name && one.Spec.Step == t.call.Step
+	}
 	if !slices.ContainsFunc(list.Items, here) {
 		return nil
 	}
