@@ -44,6 +44,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		&cobra.Group{ID: "platform", Title: "The platform:"},
 		&cobra.Group{ID: "people", Title: "Signing in:"},
 		&cobra.Group{ID: "applications", Title: "Applications, over all their partitions at once:"},
+		&cobra.Group{ID: "workflows", Title: "Workflows and decisions:"},
 		&cobra.Group{ID: "look", Title: "Looking around:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
@@ -59,6 +60,8 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 	add("applications",
 		newStatusCommand(access), newPreviewCommand(access), newLogsCommand(access), newScaleCommand(access),
 		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access), newSecretCommand(access))
+	add("workflows", newRunCommand(access), newRunsCommand(access), newApprovalsCommand(access), newApproveCommand(access), newRejectCommand(access))
+	add("workflows", newSteeringCommands(access)...)
 	add("look",
 		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newPodsCommand(access), newUsageCommand(access), newNodesCommand(access), newPortsCommand(access),
 		newHealthCommand(access), newCertificatesCommand(access), newAuditCommand(access))

@@ -31,6 +31,7 @@ type Get struct {
 // Resources are the names of the kinds that Get knows, and whether they are in tenants.
 var resources = map[string]bool{
 	"applications": true, "applicationrevisions": true, "configurations": true, "deliveries": true, "partitions": true,
+	"workflows": true, "workflowruns": true, "approvals": true,
 	"clusters": false, "nodeports": false, "tenants": false,
 	"accesstokens": false, "directories": false, "sessions": false, "users": false,
 }

@@ -37,8 +37,10 @@ type Wanted struct {
 	Subject     string                     `json:"subject,omitempty"`
 	Digest      string                     `json:"digest"`
 	Values      map[string]json.RawMessage `json:"values,omitempty"`
-	Roles       []v1alpha1.ApproverRole    `json:"roles,omitempty"`
-	Users       []string                   `json:"users,omitempty"`
+	// Editable are the names of the values that whoever approves may change.
+	Editable []string                `json:"editable,omitempty"`
+	Roles    []v1alpha1.ApproverRole `json:"roles,omitempty"`
+	Users    []string                `json:"users,omitempty"`
 	// Count is how many different people must approve; ApprovedBy are those who have.
 	Count      int32     `json:"count"`
 	ApprovedBy []string  `json:"approvedBy,omitempty"`
@@ -90,14 +92,14 @@ func (a *API) inbox(r *http.Request) (rest.Page[Wanted], error) {
 
 // waits says that a step waits for a decision.
 func waits(run *v1alpha1.WorkflowRun, step *v1alpha1.StepStatus) bool {
-	return step.Approval != nil && step.Phase == v1alpha1.StepWaiting && !run.Status.Phase.Finished() && !run.Spec.Aborted
+	return step.Approval != nil && (step.Phase == v1alpha1.StepWaiting || step.Phase == v1alpha1.StepRunning) && !run.Status.Phase.Finished() && !run.Spec.Aborted
 }
 
 func wantedOf(run *v1alpha1.WorkflowRun, step *v1alpha1.StepStatus, relation string, approved []string) Wanted {
 	row, asked := rowOf(run), step.Approval
 	w := Wanted{
 		Relation: relation, Tenant: run.Namespace, Run: run.Name, RunUID: row.UID, Workflow: row.Workflow, DisplayName: row.DisplayName,
-		Step: step.Name, Subject: asked.Subject, Digest: asked.Digest, Values: asked.Values, Roles: asked.Roles, Users: asked.Users,
+		Step: step.Name, Subject: asked.Subject, Digest: asked.Digest, Values: asked.Values, Editable: asked.Editable, Roles: asked.Roles, Users: asked.Users,
 		Count: max(1, asked.Count), AskedBy: row.User, Since: row.CreatedAt,
 	}
 	for _, name := range approved {
