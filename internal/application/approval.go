@@ -198,7 +198,7 @@ func (r *Reconciler) conclude(ctx context.Context, w *world, p *Plan, run *v1alp
 		release.Phase, release.By = v1alpha1.ReleaseWaiting, nil
 		who := strings.TrimPrefix(release.User, v1alpha1.UserPrefix)
 		release.Message = fmt.Sprintf("an Admin of tenant %s other than %s, who made the change, approves it, or any other platform administrator: "+
-			"see run %s", w.app.Namespace, who, run.Name)
+			"yunfan approve %s -n %s", w.app.Namespace, who, run.Name, w.app.Namespace)
 	}
 	return nil
 }

@@ -109,7 +109,7 @@ func TestDEP07_ReleaseWaitsForApproval(t *testing.T) {
 	tn.delivered("score", "prod-sh", first, replicas(3))
 	tn.nothing("score", "prod-bj")
 	run := tn.release(app, first, v1alpha1.ReleaseWaiting, "an Admin of tenant "+tn.namespace+" other than li", "platform administrator")
-	tn.becomes(app, v1alpha1.ReasonWaitingForApproval, "prod-bj: revision "+first+" waits for approval", "run "+run.Name)
+	tn.becomes(app, v1alpha1.ReasonWaitingForApproval, "prod-bj: revision "+first+" waits for approval", "yunfan approve "+run.Name)
 	g.Expect(meta.IsStatusConditionTrue(app.Status.Conditions, v1alpha1.ConditionProgressing)).To(BeTrue())
 	g.Expect(app.Status.Release.Partitions).To(Equal([]string{"prod-bj"}))
 	g.Expect(app.Status.Placements).To(HaveLen(2))

@@ -213,7 +213,7 @@ func (w *world) waiting(p *Plan, placements []v1alpha1.PlacementStatus) []v1alph
 			at = len(placements)
 			placements = append(placements, v1alpha1.PlacementStatus{Partition: a.Partition, Cluster: a.Cluster, Explanation: a.Explanation})
 		}
-		if weight(placements[at].Reason) < weight(reason) || placements[at].Reason == "" {
+		if placements[at].Reason == "" { // what it has there is as it should be meanwhile
 			placements[at].Reason, placements[at].Message = reason, message
 		}
 	}

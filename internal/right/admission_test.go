@@ -185,6 +185,8 @@ func TestRES15_TenantsSplitOnly(t *testing.T) {
 	refused(t, "changing the whole", patch(whole, `{"spec":{"environment":"Test"}}`), "sub-partitions only")
 	refused(t, "deleting the whole", admin.Delete(t.Context(), whole), "sub-partitions only")
 	refused(t, "changing a part", patch(part, `{"spec":{"environment":"Test"}}`), "")
+	refused(t, "approval of releases to the whole", patch(whole, `{"spec":{"releaseApproval":"Required"}}`), "sub-partitions only")
+	refused(t, "approval of releases to a part", patch(part, `{"spec":{"releaseApproval":"Required"}}`), "")
 	refused(t, "a part without its finalizer", patch(part, `{"metadata":{"finalizers":null}}`), "finalizers keep a partition")
 	refused(t, "status", admin.Status().Patch(t.Context(), part.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"status":{"pods":1}}`))), "cannot patch resource")
 	refused(t, "deleting a part", admin.Delete(t.Context(), part), "")

@@ -94,6 +94,12 @@ func settled(app *v1alpha1.Application, generation int64) (bool, string, error) 
 			Status: metav1.StatusFailure, Code: 422, Reason: metav1.StatusReasonInvalid, Message: ready.Reason + ": " + ready.Message,
 		}}
 	}
+	byPeople := []string{"", v1alpha1.ReasonWaitingForApproval, v1alpha1.ReasonApprovalRejected}
+	if slices.Contains(byPeople[1:], ready.Reason) && !slices.ContainsFunc(app.Status.Placements, func(p v1alpha1.PlacementStatus) bool {
+		return !slices.Contains(byPeople, p.Reason)
+	}) {
+		return true, ready.Reason + ": " + ready.Message, nil // nothing else is left to do, and people may take days
+	}
 	done := ready.Status == metav1.ConditionTrue || (app.Spec.Stopped && ready.Reason == v1alpha1.ReasonStopped && withoutPods(app))
 	return done, summary(app, ready), nil
 }

@@ -101,11 +101,20 @@ func TestSettled(t *testing.T) {
 		says   string
 		code   int
 	}{
-		"New":     {"nothing is known yet", v1alpha1.ApplicationStatus{}, false, "waiting for the server to look at it", 0},
-		"Old":     {"the status of an older spec counts for nothing", status(2, metav1.ConditionTrue, "Ready"), false, "waiting for the server to look at it", 0},
-		"Way":     {"how far it is, and why no further", status(3, metav1.ConditionFalse, "ImagePullFailed", 1), false, "prod-bj 1/2 ImagePullFailed", 0},
-		"Done":    {"done", status(3, metav1.ConditionTrue, "Ready", 2), true, "prod-bj 2/2 ImagePullFailed", 0},
-		"Refused": {"waiting for what is refused is in vain", status(3, metav1.ConditionFalse, v1alpha1.ReasonQuotaExceeded), false, "", cli.ExitInvalid},
+		"New":  {"nothing is known yet", v1alpha1.ApplicationStatus{}, false, "waiting for the server to look at it", 0},
+		"Old":  {"the status of an older spec counts for nothing", status(2, metav1.ConditionTrue, "Ready"), false, "waiting for the server to look at it", 0},
+		"Way":  {"how far it is, and why no further", status(3, metav1.ConditionFalse, "ImagePullFailed", 1), false, "prod-bj 1/2 ImagePullFailed", 0},
+		"Done": {"done", status(3, metav1.ConditionTrue, "Ready", 2), true, "prod-bj 2/2 ImagePullFailed", 0},
+		"Approval": {"people are not waited for", v1alpha1.ApplicationStatus{
+			ObservedGeneration: 3, Conditions: status(3, metav1.ConditionFalse, v1alpha1.ReasonWaitingForApproval).Conditions,
+			Placements: []v1alpha1.PlacementStatus{{Partition: "prod-bj", Reason: v1alpha1.ReasonWaitingForApproval}, {Partition: "test-bj"}},
+		}, true, "WaitingForApproval: because", 0},
+		"Meanwhile": {"pods are", v1alpha1.ApplicationStatus{
+			ObservedGeneration: 3, Conditions: status(3, metav1.ConditionFalse, v1alpha1.ReasonWaitingForApproval).Conditions,
+			Placements: []v1alpha1.PlacementStatus{{Partition: "prod-bj", Reason: v1alpha1.ReasonWaitingForApproval}, {Partition: "test-bj", Reason: v1alpha1.ReasonReconciling}},
+		}, false, "prod-bj 0/0 WaitingForApproval, test-bj 0/0 Reconciling", 0},
+		"Rejected": {"nor what they said before", status(3, metav1.ConditionFalse, v1alpha1.ReasonApprovalRejected), true, "ApprovalRejected: because", 0},
+		"Refused":  {"waiting for what is refused is in vain", status(3, metav1.ConditionFalse, v1alpha1.ReasonQuotaExceeded), false, "", cli.ExitInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			app := application()

@@ -21,7 +21,9 @@ const maxFile = 4 << 20
 // Preview is what an Application would do in each partition.
 type Preview struct {
 	// Revision it would run.
-	Revision   string             `json:"revision"`
+	Revision string `json:"revision"`
+	// Approval are the partitions that it reaches only after somebody else has approved it.
+	Approval   []string           `json:"approval,omitempty"`
 	Partitions []PartitionPreview `json:"partitions"`
 }
 
@@ -76,6 +78,9 @@ func (c *Command) Preview(ctx context.Context, stdin io.Reader, file string) err
 	}
 	if err := c.Output.Print(c.Out, preview, func(t *cli.Table) { fillPreview(t, preview) }); err != nil || !c.Output.Table() {
 		return err
+	}
+	if len(preview.Approval) > 0 {
+		fmt.Fprintf(c.Out, "\nRevision %s reaches %s only after somebody else has approved it.\n", preview.Revision, strings.Join(preview.Approval, ", "))
 	}
 	printDiffs(c.Out, preview)
 	return nil
