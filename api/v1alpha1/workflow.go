@@ -223,3 +223,9 @@ type WorkflowList struct {
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []Workflow `json:"items"`
 }
+
+// StatusConditions gives the conditions for changing.
+func (w *Workflow) StatusConditions() *[]metav1.Condition { return &w.Status.Conditions }
+
+// SetObservedGeneration says for which generation of the spec the status was made.
+func (w *Workflow) SetObservedGeneration(generation int64) { w.Status.ObservedGeneration = generation }

@@ -115,7 +115,7 @@ func (v *runValidator) ValidateUpdate(_ context.Context, before, after *v1alpha1
 	if !same(before.Spec.Definition, after.Spec.Definition) {
 		return nil, errors.New("spec.definition: what is run cannot be changed: start another run")
 	}
-	if !same(before.Spec.Inputs, after.Spec.Inputs) {
+	if len(before.Spec.Inputs)+len(after.Spec.Inputs) > 0 && !same(before.Spec.Inputs, after.Spec.Inputs) {
 		return nil, errors.New("spec.inputs: the inputs of a run cannot be changed: start another run")
 	}
 	retry, definition := after.Spec.Retry, after.Status.Definition
@@ -133,7 +133,7 @@ func (*runValidator) ValidateDelete(context.Context, *v1alpha1.WorkflowRun) (adm
 	return nil, nil
 }
 
-// same compares two values as JSON, with null and what is not there as one.
+// same compares two values as JSON.
 func same(a, b any) bool {
 	one, errOne := json.Marshal(a)
 	other, errOther := json.Marshal(b)
