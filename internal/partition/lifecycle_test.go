@@ -19,7 +19,8 @@ import (
 func contains(err error, text string) bool { return err != nil && strings.Contains(err.Error(), text) }
 
 func TestRES01_NodePools(t *testing.T) {
-	w := start(t)
+	t.Parallel() // it waits more than it works
+	w := startAlone(t)
 	g := NewWithT(t)
 	own := w.node("own", map[string]string{"pool": "edu"})
 	w.node("shared", map[string]string{"pool": "all"})
@@ -156,6 +157,7 @@ func refusesToIdentity(w *world, p *v1alpha1.Partition) {
 }
 
 func TestRES01_Deletion(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	w := start(t)
 	tenant := w.tenant(nil)
 	kept := w.ready(tenant, "kept")
@@ -180,6 +182,7 @@ func TestRES01_Deletion(t *testing.T) {
 }
 
 func TestRES01_ClusterLostAndBack(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	w := start(t)
 	p := w.ready(w.tenant(nil), "prod", func(s *v1alpha1.PartitionSpec) { s.Quota = list("pods", "3") })
 	NewWithT(t).Eventually(func() int { w.eventually(p, v1alpha1.ReasonReady, ""); return len(p.Status.Hard) }, "10s").Should(Equal(1))
@@ -225,7 +228,8 @@ func TestCLU01_RemovedClusterKeepsAndReturns(t *testing.T) {
 }
 
 func TestCLU01_CleanMember(t *testing.T) {
-	w := start(t)
+	t.Parallel() // it waits more than it works
+	w := startAlone(t)
 	tenant := w.tenant(nil)
 	node := w.node("n", map[string]string{"pool": "edu"})
 	adopted := testkit.Namespace(t, w.member.Client)

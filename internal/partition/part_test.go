@@ -41,6 +41,7 @@ func busy(namespace, cpu string) *corev1.Pod {
 }
 
 func TestRES15_PartsTakeTheirQuotaFromTheParent(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	w := start(t)
 	g := NewWithT(t)
 	tenant := w.tenant(list("requests.cpu", "4"))
@@ -155,7 +156,8 @@ func TestRES15_CarvingIsAtomic(t *testing.T) {
 }
 
 func TestRES15_PartsAreNotWiderThanTheirParent(t *testing.T) {
-	w := start(t)
+	t.Parallel() // it waits more than it works
+	w := startAlone(t)
 	g := NewWithT(t)
 	w.node("own", map[string]string{"pool": "edu"})
 	tenant := w.tenant(nil)

@@ -176,6 +176,7 @@ func TestRES01_Namespaces(t *testing.T) {
 }
 
 func TestRES01_TenantQuotaBoundsItsPartitions(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	w := start(t)
 	name := w.tenant(list("requests.cpu", "4"))
 	cpu := func(amount string) func(*v1alpha1.PartitionSpec) {

@@ -26,7 +26,7 @@ func (w *world) usable(name string, labels map[string]string) {
 // Figure 2-4 of the book: tenant 1 owns node1 and node2, tenants 2 and 3 share node3, tenants 3 and 4 share node4. Real
 // scheduler, real admission; the nodes are objects.
 func TestRES04_NodesOfFourTenants(t *testing.T) {
-	w := start(t)
+	w := startAlone(t)
 	w.member.StartScheduler(t)
 	g := NewWithT(t)
 	for name, tenants := range map[string]string{"node1": "t1", "node2": "t1", "node3": "t2 t3", "node4": "t3 t4"} {

@@ -19,9 +19,15 @@ import (
 	"yunfan.io/yunfan/internal/testkit"
 )
 
-var hub *testkit.Hub
+var (
+	hub    *testkit.Hub
+	shared *testkit.Member
+)
 
-func TestMain(m *testing.M) { testkit.Main(m, &hub) }
+// ownControllers are Kubernetes' own that members run.
+var ownControllers = []string{"namespace-controller", "resourcequota-controller"}
+
+func TestMain(m *testing.M) { testkit.MainWithMember(m, &hub, &shared, ownControllers...) }
 
 // world is a hub with the controller and one joined member, whose name is the cluster's.
 type world struct {
@@ -33,10 +39,23 @@ type world struct {
 	controller *partition.Controller
 }
 
+// start joins the member that all tests share: for those without nodes, that take nothing away from others.
 func start(t *testing.T) *world {
 	t.Helper()
-	w := &world{T: t, cluster: testkit.Name(t), member: testkit.StartMember(t)}
-	w.member.StartControllers(t, "namespace-controller", "resourcequota-controller")
+	return startWith(t, shared)
+}
+
+// startAlone joins a member of the test's own.
+func startAlone(t *testing.T) *world {
+	t.Helper()
+	own := testkit.StartMember(t)
+	own.StartControllers(t, ownControllers...)
+	return startWith(t, own)
+}
+
+func startWith(t *testing.T, m *testkit.Member) *world {
+	t.Helper()
+	w := &world{T: t, cluster: testkit.Name(t), member: m}
 	w.proxy = testkit.NewProxy(t, w.member.Address())
 	testkit.StartManager(t, hub, func(mgr manager.Manager) (err error) {
 		if w.set, err = member.NewSet(mgr); err != nil {

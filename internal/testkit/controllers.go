@@ -1,6 +1,8 @@
 package testkit
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,38 +27,65 @@ func (h *Hub) StartControllers(t testing.TB, names ...string) {
 // be no more than objects.
 func (m *Member) StartScheduler(t testing.TB) {
 	t.Helper()
-	startProgram(t, m, "kube-scheduler")
+	untilEnd(t, func(root string) (func(), *tail, error) { return runProgram(root, m, "kube-scheduler") })
 }
 
 func startControllers(t testing.TB, m *Member, names []string) {
 	t.Helper()
-	startProgram(t, m, "kube-controller-manager", "--controllers="+strings.Join(names, ","))
+	untilEnd(t, func(root string) (func(), *tail, error) {
+		return runProgram(root, m, "kube-controller-manager", "--controllers="+strings.Join(names, ","))
+	})
 }
 
-func startProgram(t testing.TB, m *Member, program string, args ...string) {
+func runControllers(root string, m *Member, names []string) (stop func(), err error) {
+	stop, _, err = runProgram(root, m, "kube-controller-manager", "--controllers="+strings.Join(names, ","))
+	return stop, err
+}
+
+// untilEnd runs a program until the test ends, and shows the end of its log if the test has failed.
+func untilEnd(t testing.TB, start func(root string) (stop func(), log *tail, err error)) {
 	t.Helper()
 	root, err := moduleRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, m.Kubeconfig(t, ""), 0o600); err != nil {
-		t.Fatalf("writing the kubeconfig of %s: %v", program, err)
+	stop, log, err := start(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop()
+		if t.Failed() {
+			t.Logf("…%s", log.data)
+		}
+	})
+}
+
+func runProgram(root string, m *Member, program string, args ...string) (stop func(), log *tail, err error) {
+	text, err := m.kubeconfig("")
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := os.MkdirTemp("", "yunfan-"+program)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a folder for %s: %w", program, err)
+	}
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("writing the kubeconfig of %s: %w", program, err), os.RemoveAll(dir))
 	}
 	args = append(args, "--kubeconfig="+kubeconfig, "--leader-elect=false", "--secure-port=0", "--kube-api-qps=200", "--kube-api-burst=400")
 	cmd := exec.Command(filepath.Join(assets(root), program), args...)
-	log := &tail{}
+	log = &tail{}
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("starting %s, run make engine: %v", program, err)
+		return nil, nil, errors.Join(fmt.Errorf("starting %s, run make engine: %w", program, err), os.RemoveAll(dir))
 	}
-	t.Cleanup(func() {
+	return func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s: …%s", program, log.data)
-		}
-	})
+		_ = os.RemoveAll(dir)
+	}, log, nil
 }
 
 // tail keeps the end of what is written to it.

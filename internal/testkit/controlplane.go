@@ -44,10 +44,28 @@ type Member struct {
 // Main runs a package's tests with one hub, which is set before the first of them. A hub that cannot be started fails
 // the package.
 func Main(m *testing.M, hub **Hub) {
-	os.Exit(run(m, hub))
+	os.Exit(run(m, hub, func(string) (func(), error) { return func() {}, nil }))
 }
 
-func run(m *testing.M, hub **Hub) int {
+// MainWithMember is Main with a member as well, which runs Kubernetes' own controllers of the names given: for packages
+// with many tests that each need a member, and do not mind what others have left on it.
+func MainWithMember(m *testing.M, hub **Hub, member **Member, controllers ...string) {
+	os.Exit(run(m, hub, func(root string) (func(), error) {
+		started, stopMember, err := startMember(root)
+		if err != nil {
+			return nil, err
+		}
+		*member = started
+		stopControllers, err := runControllers(root, started, controllers)
+		if err != nil {
+			stopMember()
+			return nil, err
+		}
+		return func() { stopControllers(); stopMember() }, nil
+	}))
+}
+
+func run(m *testing.M, hub **Hub, more func(root string) (stop func(), err error)) int {
 	log.SetLogger(logger())
 	root, err := moduleRoot()
 	if err != nil {
@@ -66,6 +84,12 @@ func run(m *testing.M, hub **Hub) int {
 		return 1
 	}
 	*hub = h
+	stop, err := more(root)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer stop()
 	return m.Run()
 }
 
@@ -106,16 +130,25 @@ func StartMember(t testing.TB, changes ...func(*envtest.Environment)) *Member {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m, stop, err := startMember(root, changes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return m
+}
+
+func startMember(root string, changes ...func(*envtest.Environment)) (m *Member, stop func(), err error) {
 	env, config, err := start(root, nil, changes...)
 	if err != nil {
-		t.Fatalf("starting a member: %v", err)
+		return nil, nil, fmt.Errorf("starting a member: %w", err)
 	}
-	t.Cleanup(func() { _ = env.Stop() })
 	c, err := client.New(config, client.Options{Scheme: Scheme()})
 	if err != nil {
-		t.Fatalf("making the member's client: %v", err)
+		_ = env.Stop()
+		return nil, nil, fmt.Errorf("making the member's client: %w", err)
 	}
-	return &Member{Config: config, Client: c}
+	return &Member{Config: config, Client: c}, func() { _ = env.Stop() }, nil
 }
 
 func start(root string, crds []string, changes ...func(*envtest.Environment)) (*envtest.Environment, *rest.Config, error) {

@@ -124,6 +124,14 @@ func (h *Hub) Lead(t testing.TB, lease string) (yield func()) {
 // Proxy's; empty for the member's own.
 func (m *Member) Kubeconfig(t testing.TB, through string) []byte {
 	t.Helper()
+	text, err := m.kubeconfig(through)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func (m *Member) kubeconfig(through string) ([]byte, error) {
 	server := m.Config.Host
 	if through != "" {
 		server = "https://" + through
@@ -140,9 +148,9 @@ func (m *Member) Kubeconfig(t testing.TB, through string) []byte {
 	}
 	data, err := clientcmd.Write(kubeconfig)
 	if err != nil {
-		t.Fatalf("writing a kubeconfig: %v", err)
+		return nil, fmt.Errorf("writing a kubeconfig: %w", err)
 	}
-	return data
+	return data, nil
 }
 
 // Address is the host and port at which the member's API server listens.
