@@ -110,7 +110,7 @@ func TestCompensationThatFailsIsTold(t *testing.T) {
 	w.serve(t)
 	run := w.run(t, `
 steps:
-- {name: a, action: echo, compensate: {action: panic}}
+- {name: a, action: echo, compensate: {action: refuse}}
 - {name: b, action: echo, needs: [a], compensate: {action: huge}}
 - {name: c, action: job, needs: [b]}
 `)

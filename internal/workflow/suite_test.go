@@ -51,6 +51,8 @@ type world struct {
 	kept    []*v1alpha1.WorkflowRun
 	// broken makes the records refuse.
 	broken bool
+	// forgetful worlds keep no calls: those would keep what they were made from.
+	forgetful bool
 }
 
 func newWorld(t *testing.T) *world {
@@ -91,7 +93,9 @@ func (w *world) twice() (keys []string) {
 func (w *world) saw(call *action.Call) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.calls = append(w.calls, *call)
+	if !w.forgetful {
+		w.calls = append(w.calls, *call)
+	}
 }
 
 func (w *world) called(step string) (calls []action.Call) {
@@ -217,6 +221,9 @@ func (w *world) catalogue(t *testing.T) action.Catalogue {
 		}},
 		act{action.Description{Name: "sign", Outputs: inputs("by"), Timeout: action.NoTimeout}, w.sign},
 		act{action.Description{Name: "panic"}, func(context.Context, *action.Call) (action.Outcome, error) { panic("oh no") }},
+		act{action.Description{Name: "refuse"}, func(context.Context, *action.Call) (action.Outcome, error) {
+			return action.Outcome{}, action.Failed(errors.New("never"))
+		}},
 		act{action.Description{Name: "huge", Outputs: out}, func(context.Context, *action.Call) (action.Outcome, error) {
 			return action.Done(map[string]any{"value": strings.Repeat("x", 1<<20)}), nil
 		}},
