@@ -14,6 +14,7 @@ import (
 	"mime/quotedprintable"
 	"net"
 	"net/mail"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,4 +70,13 @@ func documented(t *testing.T, language string) string {
 		t.Fatalf("docs/notification.md has no program in %s", language)
 	}
 	return program
+}
+
+func platformURL(t *testing.T) *url.URL {
+	t.Helper()
+	u, err := url.Parse("https://yunfan.example.com/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }

@@ -25,7 +25,7 @@ type Preferences struct {
 	Phone string `json:"phone"`
 	// Language of mails and text messages: zh or en.
 	Language v1alpha1.NotificationLanguage `json:"language"`
-	// Channels by which he is told besides his inbox.
+	// Channels by which he is told besides his inbox: none if it is empty, by mail if it is not given.
 	Channels []v1alpha1.NotificationChannel `json:"channels"`
 	// MutedTopics are left in the inbox.
 	MutedTopics []string `json:"mutedTopics"`
@@ -110,9 +110,12 @@ func (s *Service) putPreferences(r *http.Request) (*Preferences, error) {
 		if err := wanted.check(user); err != nil {
 			return err
 		}
-		channels := slices.Compact(slices.Sorted(slices.Values(wanted.Channels)))
 		user.Spec.Email, user.Spec.Phone = wanted.Email, wanted.Phone
-		user.Spec.Notifications = &v1alpha1.UserNotifications{Language: wanted.Language, Channels: &channels, MutedTopics: wanted.MutedTopics}
+		user.Spec.Notifications = &v1alpha1.UserNotifications{Language: wanted.Language, MutedTopics: wanted.MutedTopics}
+		if wanted.Channels != nil { // none is something else than not saying which
+			channels := append([]v1alpha1.NotificationChannel{}, slices.Compact(slices.Sorted(slices.Values(wanted.Channels)))...)
+			user.Spec.Notifications.Channels = &channels
+		}
 		return s.hub.Update(ctx, user)
 	})
 	if err != nil {

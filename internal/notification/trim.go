@@ -90,7 +90,7 @@ func (s *Service) trimSome(ctx context.Context) (more bool, err error) {
 				return err
 			}
 		}
-		more = len(keys) == trimStep
+		more = len(keys) > 0
 		return tx.Exec(ctx, `DELETE FROM notification_lanes WHERE until < ?`, now.Add(-s.Schedule.GiveUp).UnixMilli())
 	})
 	return more, err

@@ -27,9 +27,9 @@ func verified(c call, key string) bool {
 		return false
 	}
 	mac := hmac.New(sha256.New, secret)
-	mac.Write([]byte(c.header.Get("webhook-id") + "." + c.header.Get("webhook-timestamp") + "." + string(c.body)))
+	mac.Write([]byte(c.header.Get("Webhook-Id") + "." + c.header.Get("Webhook-Timestamp") + "." + string(c.body)))
 	want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
-	for one := range strings.SplitSeq(c.header.Get("webhook-signature"), " ") {
+	for one := range strings.SplitSeq(c.header.Get("Webhook-Signature"), " ") {
 		if hmac.Equal([]byte(one), []byte(want)) {
 			return true
 		}
@@ -105,7 +105,7 @@ print(verify(sys.argv[1], headers, body))
 	p.eventually("", stateSent, 1)
 	c := nms.got()[0]
 	for body, want := range map[string]string{string(c.body): "True", string(c.body) + " ": "False"} {
-		cmd := exec.CommandContext(t.Context(), python, "-c", script, key, c.header.Get("Webhook-Id"), c.header.Get("Webhook-Timestamp"), c.header.Get("Webhook-Signature")) //nolint:gosec // a script of our own
+		cmd := exec.CommandContext(t.Context(), python, "-c", script, key, c.header.Get("Webhook-Id"), c.header.Get("Webhook-Timestamp"), c.header.Get("Webhook-Signature"))
 		cmd.Stdin = strings.NewReader(body)
 		out, err := cmd.CombinedOutput()
 		if err != nil || strings.TrimSpace(string(out)) != want {
@@ -123,10 +123,14 @@ func TestOPS06_WebhookFailures(t *testing.T) {
 		says   string
 		calls  int
 	}{
-		"Gone":     {"It is never called again", func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusGone) }, stateDead, "410", 1},
-		"Refused":  {"A message that it does not want is tried again, and given up", func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusBadRequest) }, stateDead, "400", 2},
-		"Redirect": {"Redirects are not followed, least of all to the metadata of a cloud", func(w http.ResponseWriter, r *http.Request, _ int) { http.Redirect(w, r, "http://169.254.169.254/latest/meta-data/", http.StatusFound) }, stateDead, "redirects are not followed", 2},
-		"Flood":    {"An answer without end", func(w http.ResponseWriter, _ *http.Request, _ int) { _, _ = w.Write([]byte(strings.Repeat("x", 1<<20))) }, stateSent, "", 1},
+		"Gone":    {"It is never called again", func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusGone) }, stateDead, "410", 1},
+		"Refused": {"A message that it does not want is tried again, and given up", func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusBadRequest) }, stateDead, "400", 2},
+		"Redirect": {"Redirects are not followed, least of all to the metadata of a cloud", func(w http.ResponseWriter, r *http.Request, _ int) {
+			http.Redirect(w, r, "http://169.254.169.254/latest/meta-data/", http.StatusFound)
+		}, stateDead, "redirects are not followed", 2},
+		"Flood": {"An answer without end", func(w http.ResponseWriter, _ *http.Request, _ int) {
+			_, _ = w.Write([]byte(strings.Repeat("x", 1<<20)))
+		}, stateSent, "", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
