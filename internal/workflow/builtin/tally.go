@@ -18,7 +18,7 @@ import (
 	"yunfan.io/yunfan/internal/action"
 )
 
-// fieldRunUID is by which approvals are selected, in the cache and in the hub.
+// fieldRunUID is by which the hub selects approvals.
 const fieldRunUID = "spec.runUID"
 
 // tally is the count of the approvals of one step.

@@ -52,11 +52,11 @@ func (v *validator) ValidateCreate(ctx context.Context, a *v1alpha1.Approval) (a
 // approvedBefore says whether the same user's approval of the same thing counts already.
 func (v *validator) approvedBefore(ctx context.Context, a *v1alpha1.Approval) bool {
 	list := &v1alpha1.ApprovalList{}
-	if err := v.cached.List(ctx, list, client.InNamespace(a.Namespace), client.MatchingFields{fieldRunUID: a.Spec.RunUID}); err != nil {
+	if err := v.cached.List(ctx, list, client.InNamespace(a.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return false // the action sees it
 	}
 	return slices.ContainsFunc(list.Items, func(other v1alpha1.Approval) bool {
-		return other.Spec.Digest == a.Spec.Digest && other.Spec.Decision == v1alpha1.DecisionApproved && other.Spec.User != nil &&
+		return other.Spec.RunUID == a.Spec.RunUID && other.Spec.Digest == a.Spec.Digest && other.Spec.Decision == v1alpha1.DecisionApproved && other.Spec.User != nil &&
 			other.Spec.User.Name == a.Spec.User.Name && meta.IsStatusConditionTrue(other.Status.Conditions, v1alpha1.ConditionAccepted)
 	})
 }
@@ -84,15 +84,9 @@ func look(ctx context.Context, hub client.Reader, a *v1alpha1.Approval) (verdict
 	return judgeRun(run, a), nil
 }
 
-// Setup lets approvals be found by their run, and marks those that came when nothing waited for them any longer. What
-// counts is marked by the action approve alone.
+// Setup has those approvals marked that came when nothing waited for them any longer. What counts is marked by the
+// action approve alone.
 func Setup(mgr manager.Manager) error {
-	err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.Approval{}, fieldRunUID, func(o client.Object) []string {
-		return []string{o.(*v1alpha1.Approval).Spec.RunUID}
-	})
-	if err != nil {
-		return fmt.Errorf("indexing approvals: %w", err)
-	}
 	open := predicate.Funcs{
 		CreateFunc: func(e event.CreateEvent) bool { return unmarked(e.Object) },
 		UpdateFunc: func(event.UpdateEvent) bool { return false },
