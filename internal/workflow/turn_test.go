@@ -310,7 +310,7 @@ steps:
 		}},
 		"RunTimeout": {"of the whole run, from its last retry", `{timeout: 1h, steps: [{name: a, action: wait}]}`, []string{
 			"Running a=run", "tick 59m", "Running a=run", "again a", "Running a=run", "tick 1m", "Failed a=aborted",
-			"retry", "Running a=run2", "again a", "Running a=run2", "tick 59m", "Running a=run2", "tick 1m", "Failed a=aborted2",
+			"retry", "Running a=run2", "tick 59m", "Running a=run2", "again a", "Running a=run2", "tick 1m", "Failed a=aborted2",
 		}},
 		"ClockForward": {"what is timed here does not care for the wall clock", `steps: [{name: a, action: job, retry: {limit: 1}}]`, []string{
 			"Running a=run", "jump 1000h", "Running a=run", "fail a", "Waiting a=wait", "jump 1000h", "Waiting a=wait", "tick 1s", "Running a=run2",
