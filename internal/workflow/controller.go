@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -19,8 +20,12 @@ import (
 	"yunfan.io/yunfan/internal/workflow/graph"
 )
 
-// archiveTime is how long the records may take to keep a run.
-const archiveTime = 15 * time.Second
+const (
+	// archiveTime is how long the records may take to keep a run, and archiveQueue how long one waits for its turn.
+	archiveTime, archiveQueue = 5 * time.Second, time.Second
+)
+
+var errBusy = errors.New("the records are busy")
 
 // Reconcile folds what has happened since the last time into one write of the run's status, and has the calls made that
 // follow from it.
@@ -50,6 +55,9 @@ func (e *Engine) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, er
 			return e.conflicted(ctx, s, run, err)
 		}
 	}
+	if run.Status.Phase.Finished() && !run.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, e.retire(ctx, s, run)
+	}
 	before := run.DeepCopy()
 	t, err := e.prepareTurn(ctx, s, run)
 	if err != nil {
@@ -60,9 +68,11 @@ func (e *Engine) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, er
 	if t.graph != nil {
 		due, next = t.advance(ctx)
 	}
+	var failure error
 	if !equality.Semantic.DeepEqual(before.Status, run.Status) {
-		_ = e.archive(ctx, run) // the condition says so, and it is tried again below
+		failure = e.archive(ctx, run)
 		if err := e.write(ctx, s, run); err != nil {
+			s.poison(err, t.results)
 			return e.conflicted(ctx, s, before, err)
 		}
 		countSteps(&before.Status, &run.Status)
@@ -70,6 +80,9 @@ func (e *Engine) Reconcile(ctx context.Context, r ctrl.Request) (ctrl.Result, er
 	s.settle(t)
 	e.tell(run, t.notes)
 	e.dispatch(s, t.graph, run, due)
+	if failure != nil {
+		return ctrl.Result{}, fmt.Errorf("keeping run %s in the records: %w", r.NamespacedName, failure)
+	}
 	if run.Status.Phase.Finished() {
 		return ctrl.Result{}, e.retire(ctx, s, run)
 	}
@@ -235,13 +248,28 @@ func (e *Engine) archive(ctx context.Context, run *v1alpha1.WorkflowRun) error {
 	}
 	kept := run.DeepCopy()
 	meta.SetStatusCondition(&kept.Status.Conditions, condition)
-	err := e.options.History.Archive(ctx, kept)
+	err := e.keep(ctx, kept)
 	if err != nil {
 		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonFailed
 		condition.Message = short("the records do not take it, which is tried again: "+err.Error(), longestMessage)
 	}
 	meta.SetStatusCondition(&run.Status.Conditions, condition)
 	return err
+}
+
+// keep gives a run to the records when it is its turn.
+func (e *Engine) keep(ctx context.Context, run *v1alpha1.WorkflowRun) error {
+	turn := time.NewTimer(archiveQueue)
+	defer turn.Stop()
+	select {
+	case e.archives <- struct{}{}:
+		defer func() { <-e.archives }()
+		return e.options.History.Archive(ctx, run)
+	case <-turn.C:
+		return errBusy
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // retire keeps a finished run in the records, if that failed before, and lets it go if it is deleted.

@@ -67,11 +67,15 @@ type Engine struct {
 	queue    *requests
 	actions  map[string]action.Description
 	stops    map[string]bool
+	// archives has a place for each run that is being kept at the same time.
+	archives chan struct{}
 }
 
 const (
 	defaultWorkers, defaultWriters = 256, 16
 	platformNamespace              = "yunfan-system"
+	// archivesShare of the writers may wait for the records, which must not hold up what has not finished.
+	archivesShare = 4
 )
 
 // New makes an engine on the manager's hub.
@@ -93,6 +97,7 @@ func New(mgr manager.Manager, o Options) *Engine {
 		options: o, identity: host + "_" + string(uuid.NewUUID()),
 		client: mgr.GetClient(), reader: mgr.GetAPIReader(), recorder: mgr.GetEventRecorder("yunfan-workflow"),
 		sessions: &sessions{all: map[types.NamespacedName]*session{}}, pulse: &pulse{}, queue: &requests{},
+		archives: make(chan struct{}, max(o.Writers/archivesShare, 1)),
 	}
 	e.pool = newPool(o.Workers, e.call)
 	e.SetActions(o.Actions)

@@ -31,6 +31,7 @@ func TestHostileRunsFailWithThePlace(t *testing.T) {
 		"Panic":    {"an action that panics has failed", `steps: [{name: a, action: panic}]`, nil, "step a failed: the action panicked"},
 		"Huge":     {"outputs are bounded", `steps: [{name: a, action: huge}]`, nil, "step a failed"},
 		"Status":   {"the status is bounded in all", large.String(), nil, "the run's status would have"},
+		"Nonsense": {"what the hub refuses fails the step", `steps: [{name: a, action: nonsense}]`, nil, "step a failed: the hub does not take"},
 		"Cycle":    {"a cycle is refused", `steps: [{name: a, action: echo, needs: [b]}, {name: b, action: echo, needs: [a]}]`, nil, "the definition cannot be run: spec.steps"},
 		"Unknown":  {"an unknown action is refused", `steps: [{name: a, action: conquer}]`, nil, "spec.steps[0].action"},
 		"Internal": {"actions of the platform are not for everybody", `steps: [{name: a, action: secret.dealing}]`, nil, "secret.dealing"},

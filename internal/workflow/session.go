@@ -9,11 +9,13 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/action"
 	"yunfan.io/yunfan/internal/workflow/graph"
 )
 
@@ -184,6 +186,20 @@ func (s *session) settle(t *turn) {
 		}
 	}
 	s.results = append([]result(nil), s.results[len(t.results):]...)
+}
+
+// poison turns answers into failures that the hub does not take: it would never take them, and the run would stand still.
+func (s *session) poison(err error, results []result) {
+	if !apierrors.IsInvalid(err) && !apierrors.IsRequestEntityTooLargeError(err) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range results {
+		r := &s.results[i]
+		*r = result{attempt: r.attempt, at: r.at, canceled: r.canceled,
+			err: action.Failed(fmt.Errorf("the hub does not take what the action gave: %s", short(err.Error(), longestMessage/2)))}
+	}
 }
 
 func stepOf(run *v1alpha1.WorkflowRun, name string) *v1alpha1.StepStatus {

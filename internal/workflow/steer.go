@@ -181,10 +181,10 @@ func retrier(run *v1alpha1.WorkflowRun) *v1alpha1.Actor {
 	if run.Spec.ChangedBy == nil {
 		return run.Spec.User.DeepCopy()
 	}
-	tenant := "yunfan:tenant:" + run.Namespace + ":"
 	who := run.Spec.ChangedBy.DeepCopy()
 	who.Groups = slices.DeleteFunc(who.Groups, func(group string) bool {
-		return group != "yunfan:platform-admin" && !strings.HasPrefix(group, tenant)
+		grant, ok := v1alpha1.ParseGroup(group)
+		return group != v1alpha1.GroupPlatformAdmin && (!ok || grant.Tenant != run.Namespace)
 	})
 	return who
 }
@@ -201,7 +201,7 @@ func actor(run *v1alpha1.WorkflowRun, st *v1alpha1.StepStatus) v1alpha1.Actor {
 }
 
 // bare is a user's name without the platform's prefix.
-func bare(name string) string { return strings.TrimPrefix(name, "yunfan:") }
+func bare(name string) string { return strings.TrimPrefix(name, v1alpha1.UserPrefix) }
 
 func userName(run *v1alpha1.WorkflowRun) string {
 	if run.Spec.User == nil {

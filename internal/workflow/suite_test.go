@@ -221,6 +221,10 @@ func (w *world) catalogue(t *testing.T) action.Catalogue {
 		}},
 		act{action.Description{Name: "sign", Outputs: inputs("by"), Timeout: action.NoTimeout}, w.sign},
 		act{action.Description{Name: "panic"}, func(context.Context, *action.Call) (action.Outcome, error) { panic("oh no") }},
+		// Roles are enumerated: the hub refuses the run's status with it.
+		act{action.Description{Name: "nonsense"}, func(context.Context, *action.Call) (action.Outcome, error) {
+			return action.Outcome{Approval: &v1alpha1.ApprovalWanted{Digest: "x", Roles: []v1alpha1.ApproverRole{"Emperor"}}}, nil
+		}},
 		act{action.Description{Name: "refuse"}, func(context.Context, *action.Call) (action.Outcome, error) {
 			return action.Outcome{}, action.Failed(errors.New("never"))
 		}},
