@@ -144,8 +144,9 @@ type Outcome struct {
 }
 
 const (
-	// MaxState is how much an action may keep between two calls, and MaxOutputs how much it may give, in bytes of JSON.
-	MaxState   = 4 << 10
+	// MaxState is how much an action may keep between two calls, in bytes of JSON.
+	MaxState = 4 << 10
+	// MaxOutputs is how much an action may give, in bytes of JSON.
 	MaxOutputs = 16 << 10
 )
 
