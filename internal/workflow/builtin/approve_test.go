@@ -36,7 +36,7 @@ func TestOPS10_ApproveWaitsUntilSomebodyWhoMayDecides(t *testing.T) {
 		s.Comment, s.Values = "fine", map[string]json.RawMessage{"cpu": json.RawMessage("2")}
 	}))
 	if out, err = d.ask(t); err != nil || !out.Done || out.Actor != "wang" {
-		t.Fatalf("got %+v and %v, want the step to be done by wang", out, err)
+		t.Fatalf("got %+v and %v, want the step to be done by wang\n%s", out, err, d.text())
 	}
 	text, err := json.Marshal(out.Outputs)
 	if err != nil {

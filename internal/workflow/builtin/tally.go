@@ -36,19 +36,19 @@ func (t *tally) decided() bool {
 // count looks at all approvals of the step, and writes at each whether it counts. What is written stays: after a restart
 // the same ones are counted again, once.
 func (a *approve) count(ctx context.Context, t *tally) error {
-	of := []client.ListOption{client.InNamespace(t.call.Run.Namespace), client.MatchingFields{fieldRunUID: string(t.call.UID)}}
-	list := &v1alpha1.ApprovalList{}
-	if err := a.hub.List(ctx, list, of...); err != nil {
-		return fmt.Errorf("listing approvals: %w", err)
-	}
 	here := func(one v1alpha1.Approval) bool {
-		return one.Spec.Run == t.call.Run.Name && one.Spec.Step == t.call.Step
+		return one.Spec.RunUID == string(t.call.UID) && one.Spec.Run == t.call.Run.Name && one.Spec.Step == t.call.Step
+	}
+	list := &v1alpha1.ApprovalList{}
+	if err := a.hub.List(ctx, list, client.InNamespace(t.call.Run.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("listing approvals: %w", err)
 	}
 	if !slices.ContainsFunc(list.Items, here) {
 		return nil
 	}
 	// Before anything is decided the hub itself is asked: the cache may be late.
-	if err := a.live.List(ctx, list, of...); err != nil {
+	list = &v1alpha1.ApprovalList{}
+	if err := a.live.List(ctx, list, client.InNamespace(t.call.Run.Namespace), client.MatchingFields{fieldRunUID: string(t.call.UID)}); err != nil {
 		return fmt.Errorf("listing approvals: %w", err)
 	}
 	run := &v1alpha1.WorkflowRun{}
