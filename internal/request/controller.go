@@ -197,7 +197,7 @@ func (r *Requests) steer(ctx context.Context, req *v1alpha1.ResourceRequest, run
 		return nil
 	case req.Spec.Withdrawn && !begun && !wasActive(req):
 		after.Spec.Aborted, after.Spec.Reason = true, "the applicant has withdrawn the request"
-	case run.Spec.Paused && s.granted != nil && run.Spec.ChangedBy != nil && !slices.Contains(run.Spec.ChangedBy.Groups, v1alpha1.GroupPlatformAdmin):
+	case run.Spec.Paused && (s.granted != nil || wasActive(req)) && run.Spec.ChangedBy != nil && !slices.Contains(run.Spec.ChangedBy.Groups, v1alpha1.GroupPlatformAdmin):
 		after.Spec.Paused, after.Spec.Reason = false, "a term goes on: only a platform administrator may hold it up"
 	}
 	if after.Spec.Aborted == run.Spec.Aborted && after.Spec.Paused == run.Spec.Paused {

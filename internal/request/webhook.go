@@ -34,7 +34,7 @@ func (v *validator) ValidateCreate(ctx context.Context, req *v1alpha1.ResourceRe
 		if !action.IsFailed(err) {
 			return nil, nil
 		}
-		if from == client.Reader(v.reader) {
+		if from == v.reader {
 			return nil, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -41,9 +42,7 @@ func values(pairs map[string]any) map[string]json.RawMessage {
 // step of the workflow: each knows the request.
 func step(name, title, does string, more map[string]any, needs ...string) v1alpha1.WorkflowStep {
 	with := map[string]any{"request": "${{ inputs.request }}", "uid": "${{ inputs.uid }}"}
-	for key, value := range more {
-		with[key] = value
-	}
+	maps.Copy(with, more)
 	const tries = 10
 	return v1alpha1.WorkflowStep{
 		Name: name, DisplayName: title, Action: does, With: values(with), Needs: needs,
