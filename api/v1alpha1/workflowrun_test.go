@@ -1,6 +1,7 @@
 package v1alpha1_test
 
 import (
+	"maps"
 	"testing"
 
 	"yunfan.io/yunfan/internal/testkit"
@@ -26,9 +27,7 @@ func TestWorkflowRunIsSteeredOneWay(t *testing.T) {
 			err := hub.Client.Create(t.Context(), run)
 			if err == nil && tc.change != "" {
 				changed := object(t, tc.change)
-				for key, value := range changed.Object["spec"].(map[string]any) {
-					run.Object["spec"].(map[string]any)[key] = value
-				}
+				maps.Copy(run.Object["spec"].(map[string]any), changed.Object["spec"].(map[string]any))
 				err = hub.Client.Update(t.Context(), run)
 			}
 			switch {

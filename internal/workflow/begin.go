@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,18 +92,20 @@ func (t *turn) start(st *v1alpha1.StepStatus) {
 	*st = v1alpha1.StepStatus{
 		Name: st.Name, Phase: v1alpha1.StepRunning, Attempt: number, Failures: failures, StartTime: t.stamp(), Actor: who,
 	}
-	ready := t.now
-	if w, ok := t.timers[st.Name]; ok && !w.due.IsZero() && w.due.Before(ready) {
+	var ready time.Time
+	if w, ok := t.timers[st.Name]; ok { // it waited for this attempt
 		ready = w.due
 	}
-	t.timers[st.Name] = timer{began: t.now, due: t.now, ready: ready}
+	needs := t.graph.Needs(st.Name)
 	for _, r := range t.results { // what made it ready has answered before this turn
-		if r.at.Before(ready) && slices.Contains(t.graph.Needs(st.Name), r.step) {
-			w := t.timers[st.Name]
-			w.ready = r.at
-			t.timers[st.Name] = w
+		if r.at.After(ready) && slices.Contains(needs, r.step) {
+			ready = r.at
 		}
 	}
+	if ready.IsZero() {
+		ready = t.now
+	}
+	t.timers[st.Name] = timer{began: t.now, due: t.now, ready: ready}
 	t.note(note{step: st.Name, attempt: number, reason: "StepBegun", text: fmt.Sprintf("attempt %d begins%s", number, by(&v1alpha1.Actor{Name: who}))})
 }
 

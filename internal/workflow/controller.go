@@ -108,6 +108,9 @@ func (e *Engine) prepareTurn(ctx context.Context, s *session, run *v1alpha1.Work
 		if err := e.start(ctx, run); err != nil {
 			return nil, err
 		}
+		if anew {
+			status.RetriedBy = retrier(run)
+		}
 		if status.Definition == nil {
 			notes = append(notes, note{warning: true, event: true, reason: "Run" + string(status.Phase), text: status.Message})
 		}
