@@ -23,10 +23,12 @@ type Row struct {
 	Title  string `json:"title"`
 	// Channel is Inbox, Email, SMS or Webhook.
 	Channel string `json:"channel"`
-	// User or Receiver that it is for, and the receiver's address; users' addresses are their own business.
-	User     string `json:"user,omitempty"`
-	Receiver string `json:"receiver,omitempty"`
-	Address  string `json:"address,omitempty"`
+	// User or Receiver that it is for, and the receiver's address; users' addresses are their own business. Namespace of
+	// the receiver is the tenant or the platform's.
+	User      string `json:"user,omitempty"`
+	Receiver  string `json:"receiver,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	Address   string `json:"address,omitempty"`
 	// State is Pending, Sent or Dead.
 	State    string     `json:"state"`
 	Attempts int64      `json:"attempts"`
@@ -72,6 +74,7 @@ func (s *Service) deliveries(r *http.Request) (rest.Page[Row], error) {
 	if !everything {
 		const most = 500 // what a database takes as arguments is bounded
 		w.anyOf("d.tenant", tenants[:min(len(tenants), most)])
+		w.add("(d.namespace = '' OR d.namespace = d.tenant)") // the platform's receivers are the platform's business
 	}
 	for _, name := range []string{"channel", "name", "state", "tenant", "topic"} {
 		const most = 50
@@ -96,14 +99,14 @@ func (s *Service) deliveries(r *http.Request) (rest.Page[Row], error) {
 	return out, nil
 }
 
-const selectRows = `SELECT d.id, d.topic, d.tenant, m.title_zh, d.channel, d.name, d.uid, d.address, d.state, d.attempts, d.created, d.finished, d.due, d.error
+const selectRows = `SELECT d.id, d.topic, d.tenant, m.title_zh, d.channel, d.name, d.uid, d.namespace, d.address, d.state, d.attempts, d.created, d.finished, d.due, d.error
 	FROM notification_deliveries d JOIN notification_messages m ON m.key = d.message`
 
 func readRow(scan func(...any) error) (Row, error) {
 	var row Row
 	var name, uid string
 	var created, finished, due int64
-	err := scan(&row.ID, &row.Topic, &row.Tenant, &row.Title, &row.Channel, &name, &uid, &row.Address, &row.State, &row.Attempts, &created, &finished, &due, &row.Error)
+	err := scan(&row.ID, &row.Topic, &row.Tenant, &row.Title, &row.Channel, &name, &uid, &row.Namespace, &row.Address, &row.State, &row.Attempts, &created, &finished, &due, &row.Error)
 	if row.User = name; uid == "" {
 		row.User, row.Receiver = "", name
 	}
@@ -140,7 +143,7 @@ func (s *Service) again(r *http.Request) (*Row, error) {
 		switch {
 		case err != nil:
 			return err
-		case !found || !everything && !slices.Contains(tenants, row.Tenant):
+		case !found || !everything && (!slices.Contains(tenants, row.Tenant) || row.Namespace != "" && row.Namespace != row.Tenant):
 			return rest.NotFound("notifications", id)
 		case row.State != stateDead:
 			return apierrors.NewBadRequest(fmt.Sprintf("notification %s is %s: only those that are Dead are tried again", id, row.State))

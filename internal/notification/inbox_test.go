@@ -16,49 +16,48 @@ import (
 	"yunfan.io/yunfan/internal/testkit"
 )
 
-func TestOPS06_Inbox(t *testing.T) {
-	both(t, func(t *testing.T, location string) {
-		g := NewWithT(t)
-		p := start(t, location)
-		li, han := p.user(), p.user()
-		for _, name := range []string{"a", "b", "c"} {
-			p.send(p.message(name, outbound.Recipient{User: li.Name}))
-		}
-		p.send(p.message("d", outbound.Recipient{User: han.Name}))
-		var page Inbox
-		p.must(as(li), "GET", "/api/v1/me/messages?pageSize=2", "", &page)
-		g.Expect([]int{page.Total, page.Unread, len(page.Items)}).To(Equal([]int{3, 3, 2}))
-		first := page.Items[0]
-		g.Expect(first.Title[v1alpha1.Chinese]).To(HavePrefix("申请"))
-		g.Expect(first.Path).To(HavePrefix("/console/requests/"))
-		g.Expect(first.Read).To(BeFalse())
-		var left Marked
-		p.must(as(han), "POST", "/api/v1/me/messages/read", `{"ids": ["`+first.ID+`"]}`, &left)
-		p.must(as(li), "GET", "/api/v1/me/messages?unread=true&page=2&pageSize=2&topic="+topicLeave+"&tenant="+p.tenant, "", &page)
-		g.Expect([]int{page.Total, page.Unread, len(page.Items)}).To(Equal([]int{3, 3, 1}), "nobody marks another's")
-		p.must(as(li), "POST", "/api/v1/me/messages/read", `{"ids": ["`+first.ID+`"]}`, &left)
-		g.Expect(left.Unread).To(Equal(2))
-		p.must(as(li), "POST", "/api/v1/me/messages/read", `{"all": true}`, &left)
-		g.Expect(left.Unread).To(Equal(0))
-		p.must(as(li), "GET", "/api/v1/me/messages?unread=true", "", &page)
-		g.Expect(page.Total).To(Equal(0))
+func checkInbox(t *testing.T, location string) {
+	t.Helper()
+	g := NewWithT(t)
+	p := start(t, location)
+	li, han := p.user(), p.user()
+	for _, name := range []string{"a", "b", "c"} {
+		p.send(p.message(name, outbound.Recipient{User: li.Name}))
+	}
+	p.send(p.message("d", outbound.Recipient{User: han.Name}))
+	var page Inbox
+	p.must(as(li), "GET", "/api/v1/me/messages?pageSize=2", "", &page)
+	g.Expect([]int{page.Total, page.Unread, len(page.Items)}).To(Equal([]int{3, 3, 2}))
+	first := page.Items[0]
+	g.Expect(first.Title[v1alpha1.Chinese]).To(HavePrefix("申请"))
+	g.Expect(first.Path).To(HavePrefix("/console/requests/"))
+	g.Expect(first.Read).To(BeFalse())
+	var left Marked
+	p.must(as(han), "POST", "/api/v1/me/messages/read", `{"ids": ["`+first.ID+`"]}`, &left)
+	p.must(as(li), "GET", "/api/v1/me/messages?unread=true&page=2&pageSize=2&topic="+topicLeave+"&tenant="+p.tenant, "", &page)
+	g.Expect([]int{page.Total, page.Unread, len(page.Items)}).To(Equal([]int{3, 3, 1}), "nobody marks another's")
+	p.must(as(li), "POST", "/api/v1/me/messages/read", `{"ids": ["`+first.ID+`"]}`, &left)
+	g.Expect(left.Unread).To(Equal(2))
+	p.must(as(li), "POST", "/api/v1/me/messages/read", `{"all": true}`, &left)
+	g.Expect(left.Unread).To(Equal(0))
+	p.must(as(li), "GET", "/api/v1/me/messages?unread=true", "", &page)
+	g.Expect(page.Total).To(Equal(0))
 
-		g.Expect(hub.Client.Delete(t.Context(), li)).To(Succeed())
-		old := as(li)
-		g.Eventually(func() error { return p.hub.Get(t.Context(), client.ObjectKeyFromObject(li), &v1alpha1.User{}) }, wait).ShouldNot(Succeed())
-		li.ResourceVersion, li.UID = "", ""
-		p.create(li)
-		p.must(as(li), "GET", "/api/v1/me/messages", "", &page)
-		g.Expect(page.Total).To(Equal(0), "another person with that name reads none of them")
-		code, _ := p.ask(old, "GET", "/api/v1/me/messages", "")
-		g.Expect(code).To(Equal(http.StatusUnauthorized))
-		for path, want := range map[string]int{"?page=0": 400, "?pageSize=501": 400, "?color=red": 400, "": 200} {
-			code, _ := p.ask(as(li), "GET", "/api/v1/me/messages"+path, "")
-			g.Expect(code).To(Equal(want), path)
-		}
-		code, says := p.ask(admin, "GET", "/api/v1/me/messages", "")
-		g.Expect(code).To(Equal(http.StatusBadRequest), says)
-	})
+	g.Expect(hub.Client.Delete(t.Context(), li)).To(Succeed())
+	old := as(li)
+	g.Eventually(func() error { return p.hub.Get(t.Context(), client.ObjectKeyFromObject(li), &v1alpha1.User{}) }, wait).ShouldNot(Succeed())
+	li.ResourceVersion, li.UID = "", ""
+	p.create(li)
+	p.must(as(li), "GET", "/api/v1/me/messages", "", &page)
+	g.Expect(page.Total).To(Equal(0), "another person with that name reads none of them")
+	code, _ := p.ask(old, "GET", "/api/v1/me/messages", "")
+	g.Expect(code).To(Equal(http.StatusUnauthorized))
+	for path, want := range map[string]int{"?page=0": 400, "?pageSize=501": 400, "?color=red": 400, "": 200} {
+		code, _ := p.ask(as(li), "GET", "/api/v1/me/messages"+path, "")
+		g.Expect(code).To(Equal(want), path)
+	}
+	code, says := p.ask(admin, "GET", "/api/v1/me/messages", "")
+	g.Expect(code).To(Equal(http.StatusBadRequest), says)
 }
 
 func TestOPS06_Preferences(t *testing.T) {
@@ -129,6 +128,11 @@ func TestOPS06_Rights(t *testing.T) {
 				Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: v1alpha1.UserPrefix + user.Name}},
 			})
 	}
+	nms := &v1alpha1.NotificationReceiver{
+		ObjectMeta: metav1.ObjectMeta{Namespace: testkit.PlatformNamespace, Name: testkit.Name(t)},
+		Spec:       v1alpha1.NotificationReceiverSpec{Type: v1alpha1.ReceiverWebhook, URL: hook.URL, Topics: []string{"*"}},
+	}
+	p.create(nms)
 	m := p.message("other", outbound.Recipient{User: viewer.Name})
 	m.Tenant = other
 	p.send(m)
@@ -142,6 +146,10 @@ func TestOPS06_Rights(t *testing.T) {
 	for _, row := range page.Items {
 		g.Expect(row.Tenant).To(Equal(p.tenant))
 	}
+	p.must(admin, "GET", "/api/v1/notifications?name="+nms.Name, "", &page)
+	g.Expect(page.Total).To(Equal(3), "the platform's receiver is told of all tenants and of the platform")
+	code, _ := p.ask(as(u), "POST", "/api/v1/notifications/"+page.Items[0].ID+"/retry", "")
+	g.Expect(code).To(Equal(http.StatusNotFound))
 	p.must(as(u), "GET", "/api/v1/notifications?tenant="+other, "", &page)
 	g.Expect(page.Total).To(Equal(0))
 	p.must(as(viewer), "GET", "/api/v1/notifications", "", &page)

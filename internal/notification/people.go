@@ -20,24 +20,24 @@ import (
 // target is one delivery of a message: to whom, and by which way.
 type target struct {
 	channel string
-	// user and uid, or receiver.
-	user, uid, receiver string
+	// user and uid, or receiver in a namespace.
+	user, uid, namespace, receiver string
 	// address of a receiver of mails or text messages; a user's is looked up when it is sent.
 	address string
 }
 
 // lane is the queue that the target's deliveries wait in, one behind the other.
-func (t target) lane(tenant string) string {
+func (t target) lane() string {
 	if t.user != "" {
 		return t.channel + "/user/" + t.user
 	}
-	return t.channel + "/receiver/" + tenant + "/" + t.receiver + "/" + t.address
+	return t.channel + "/receiver/" + t.namespace + "/" + t.receiver + "/" + t.address
 }
 
 // targets finds everybody whom a message is for, each once, sorted.
 func (s *Service) targets(ctx context.Context, m outbound.Message) ([]target, error) {
 	users := map[string]*v1alpha1.User{}
-	receivers := map[string]*v1alpha1.NotificationReceiver{}
+	receivers := map[client.ObjectKey]*v1alpha1.NotificationReceiver{}
 	for _, to := range m.To {
 		names, err := s.named(ctx, m.Tenant, to)
 		if err != nil {
@@ -55,26 +55,43 @@ func (s *Service) targets(ctx context.Context, m outbound.Message) ([]target, er
 		if to.Receiver == "" {
 			continue
 		}
-		receiver := &v1alpha1.NotificationReceiver{}
-		if err := s.hub.Get(ctx, client.ObjectKey{Namespace: m.Tenant, Name: to.Receiver}, receiver); apierrors.IsNotFound(err) {
-			return nil, rest.NotFound("notificationreceivers", m.Tenant+"/"+to.Receiver)
+		key, receiver := client.ObjectKey{Namespace: s.namespaceOf(m.Tenant), Name: to.Receiver}, &v1alpha1.NotificationReceiver{}
+		if err := s.hub.Get(ctx, key, receiver); apierrors.IsNotFound(err) {
+			return nil, rest.NotFound("notificationreceivers", key.String())
 		} else if err != nil {
 			return nil, fmt.Errorf("looking up receiver %s: %w", to.Receiver, err)
 		}
-		receivers[receiver.Name] = receiver
+		receivers[key] = receiver
 	}
-	if m.Tenant != "" {
+	if err := s.subscribed(ctx, m, receivers); err != nil {
+		return nil, err
+	}
+	return s.spread(ctx, m.Topic, users, receivers)
+}
+
+// namespaceOf is where the receivers of a tenant are, or those of the platform if it is empty.
+func (s *Service) namespaceOf(tenant string) string {
+	if tenant == "" {
+		return s.Namespace
+	}
+	return tenant
+}
+
+// subscribed adds the receivers that ask for the message's topic: the tenant's, and those of the platform, which are told
+// of all tenants.
+func (s *Service) subscribed(ctx context.Context, m outbound.Message, receivers map[client.ObjectKey]*v1alpha1.NotificationReceiver) error {
+	for _, namespace := range []string{s.Namespace, s.namespaceOf(m.Tenant)} {
 		var list v1alpha1.NotificationReceiverList
-		if err := s.hub.List(ctx, &list, client.InNamespace(m.Tenant), client.UnsafeDisableDeepCopy); err != nil {
-			return nil, fmt.Errorf("listing the receivers of tenant %s: %w", m.Tenant, err)
+		if err := s.hub.List(ctx, &list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
+			return fmt.Errorf("listing the receivers in %s: %w", namespace, err)
 		}
 		for i := range list.Items {
 			if matches(list.Items[i].Spec.Topics, m.Topic) {
-				receivers[list.Items[i].Name] = &list.Items[i]
+				receivers[client.ObjectKeyFromObject(&list.Items[i])] = &list.Items[i]
 			}
 		}
 	}
-	return s.spread(ctx, m.Topic, users, receivers)
+	return nil
 }
 
 // named are the names of the users whom a recipient means.
@@ -103,7 +120,7 @@ func (s *Service) named(ctx context.Context, tenant string, to outbound.Recipien
 }
 
 // spread makes deliveries of people and receivers, by the ways that each of them wants.
-func (s *Service) spread(ctx context.Context, topic string, users map[string]*v1alpha1.User, receivers map[string]*v1alpha1.NotificationReceiver) ([]target, error) {
+func (s *Service) spread(ctx context.Context, topic string, users map[string]*v1alpha1.User, receivers map[client.ObjectKey]*v1alpha1.NotificationReceiver) ([]target, error) {
 	open := map[v1alpha1.NotificationProviderType]bool{}
 	for _, kind := range []v1alpha1.NotificationProviderType{v1alpha1.ProviderEmail, v1alpha1.ProviderSMS} {
 		providers, err := s.providers(ctx, kind)
@@ -131,8 +148,9 @@ func (s *Service) spread(ctx context.Context, topic string, users map[string]*v1
 			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(receivers)) {
-		r := receivers[name]
+	byName := func(a, b client.ObjectKey) int { return strings.Compare(a.String(), b.String()) }
+	for _, key := range slices.SortedFunc(maps.Keys(receivers), byName) {
+		r := receivers[key]
 		if closed(r) != "" {
 			continue
 		}
@@ -143,7 +161,7 @@ func (s *Service) spread(ctx context.Context, topic string, users map[string]*v1
 			continue
 		}
 		for _, address := range addresses {
-			out = append(out, target{channel: string(r.Spec.Type), receiver: name, address: address})
+			out = append(out, target{channel: string(r.Spec.Type), namespace: key.Namespace, receiver: key.Name, address: address})
 		}
 	}
 	return out, nil

@@ -23,10 +23,10 @@ func (s *Service) migrate(ctx context.Context) error {
 			`CREATE TABLE notification_messages (key TEXT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, topic TEXT NOT NULL, created BIGINT NOT NULL,
 				title_zh TEXT NOT NULL, title_en TEXT NOT NULL, text_zh TEXT NOT NULL, text_en TEXT NOT NULL, data TEXT NOT NULL)`,
 			`CREATE INDEX notification_messages_by_age ON notification_messages (created)`,
-			// name is that of a user, with his uid, or of a receiver of the tenant, without. lane is the queue that a delivery
+			// name is that of a user, with his uid, or of a receiver in a namespace, without. lane is the queue that a delivery
 			// waits in, deadline when it is given up, holder the server that has it under way.
 			`CREATE TABLE notification_deliveries (id TEXT NOT NULL PRIMARY KEY, message TEXT NOT NULL, tenant TEXT NOT NULL, topic TEXT NOT NULL,
-				channel TEXT NOT NULL, name TEXT NOT NULL, uid TEXT NOT NULL, address TEXT NOT NULL, lane TEXT NOT NULL, state TEXT NOT NULL,
+				channel TEXT NOT NULL, name TEXT NOT NULL, uid TEXT NOT NULL, namespace TEXT NOT NULL, address TEXT NOT NULL, lane TEXT NOT NULL, state TEXT NOT NULL,
 				attempts BIGINT NOT NULL, due BIGINT NOT NULL, deadline BIGINT NOT NULL, holder TEXT NOT NULL,
 				created BIGINT NOT NULL, finished BIGINT NOT NULL, error TEXT NOT NULL, read_at BIGINT NOT NULL)`,
 			`CREATE INDEX notification_deliveries_waiting ON notification_deliveries (lane, created, id) WHERE state = 'Pending'`,

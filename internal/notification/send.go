@@ -143,7 +143,7 @@ func counted(ctx context.Context, tx *record.Tx, tenant string, now time.Time) (
 // insert writes one delivery. What is for the inbox has arrived by that; of a target that too many wait for already it is
 // kept as dead.
 func (s *Service) insert(ctx context.Context, tx *record.Tx, m outbound.Message, t target, now time.Time) error {
-	lane, state, finished, why := t.lane(m.Tenant), statePending, int64(0), ""
+	lane, state, finished, why := t.lane(), statePending, int64(0), ""
 	if t.channel == channelInbox {
 		state, finished = stateSent, now.UnixMilli()
 	} else {
@@ -160,10 +160,10 @@ func (s *Service) insert(ctx context.Context, tx *record.Tx, m outbound.Message,
 	if name == "" {
 		name = t.receiver
 	}
-	return tx.Exec(ctx, `INSERT INTO notification_deliveries (id, message, tenant, topic, channel, name, uid, address, lane, state,
-		attempts, due, deadline, holder, created, finished, error, read_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '', ?, ?, ?, 0)
+	return tx.Exec(ctx, `INSERT INTO notification_deliveries (id, message, tenant, topic, channel, name, uid, namespace, address, lane, state,
+		attempts, due, deadline, holder, created, finished, error, read_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '', ?, ?, ?, 0)
 		ON CONFLICT (id) DO NOTHING`,
-		deliveryID(m.Key, lane), m.Key, m.Tenant, m.Topic, t.channel, name, t.uid, t.address, lane, state,
+		deliveryID(m.Key, lane), m.Key, m.Tenant, m.Topic, t.channel, name, t.uid, t.namespace, t.address, lane, state,
 		now.UnixMilli(), now.Add(s.Schedule.GiveUp).UnixMilli(), now.UnixMilli(), finished, why)
 }
 

@@ -37,6 +37,8 @@ type sender struct {
 	lanes   map[string]bool // under way
 	groups  map[string]int
 	running sync.WaitGroup
+	// released says that what servers before had under way was taken from them.
+	released bool
 }
 
 // NeedLeaderElection says that one server sends.
@@ -49,12 +51,11 @@ func (s *sender) Start(ctx context.Context) error {
 	defer s.running.Wait()
 	ticker := time.NewTicker(min(pollInterval, s.Schedule.First))
 	defer ticker.Stop()
-	released := false
 	for {
 		var err error
-		if !released {
+		if !s.released {
 			err = s.release(ctx)
-			released = err == nil
+			s.released = err == nil
 		}
 		if err == nil {
 			err = s.round(ctx)
@@ -84,8 +85,8 @@ func (s *sender) release(ctx context.Context) error {
 
 // row is a delivery that is due.
 type row struct {
-	id, message, tenant, topic, channel, name, uid, address, lane string
-	attempts, deadline                                            int64
+	id, message, tenant, topic, channel, name, uid, namespace, address, lane string
+	attempts, deadline                                                       int64
 }
 
 // round starts whatever is due and whose lane is free.
@@ -133,11 +134,11 @@ func (s *sender) due(ctx context.Context) ([]row, error) {
 	err := s.Records.View(ctx, func(tx *record.Tx) error {
 		return tx.Each(ctx, func(scan func(...any) error) error {
 			var r row
-			err := scan(&r.id, &r.message, &r.tenant, &r.topic, &r.channel, &r.name, &r.uid, &r.address, &r.lane, &r.attempts, &r.deadline)
+			err := scan(&r.id, &r.message, &r.tenant, &r.topic, &r.channel, &r.name, &r.uid, &r.namespace, &r.address, &r.lane, &r.attempts, &r.deadline)
 			rows = append(rows, r)
 			return err
-		}, `SELECT id, message, tenant, topic, channel, name, uid, address, lane, attempts, deadline FROM (
-				SELECT d.id, d.message, d.tenant, d.topic, d.channel, d.name, d.uid, d.address, d.lane, d.attempts, d.deadline, d.created,
+		}, `SELECT id, message, tenant, topic, channel, name, uid, namespace, address, lane, attempts, deadline FROM (
+				SELECT d.id, d.message, d.tenant, d.topic, d.channel, d.name, d.uid, d.namespace, d.address, d.lane, d.attempts, d.deadline, d.created,
 					ROW_NUMBER() OVER (PARTITION BY d.lane ORDER BY d.created, d.id) AS place
 				FROM notification_deliveries d LEFT JOIN notification_lanes l ON l.lane = d.lane
 				WHERE d.state = 'Pending' AND d.due <= ? AND (l.until IS NULL OR l.until <= ?)) waiting
@@ -149,10 +150,10 @@ func (s *sender) due(ctx context.Context) ([]row, error) {
 	return rows, nil
 }
 
-// group of deliveries that share a bound: a tenant's webhooks, or everything that goes to mail servers or to gateways.
+// group of deliveries that share a bound: one tenant's webhooks, or everything that goes to mail servers or to gateways.
 func (r row) group() string {
 	if r.channel == channelWebhook {
-		return channelWebhook + "/" + r.tenant
+		return channelWebhook + "/" + r.namespace
 	}
 	return r.channel
 }

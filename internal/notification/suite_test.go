@@ -108,9 +108,13 @@ func start(t *testing.T, location string, changes ...func(*Options)) *platform {
 
 // lead sends until the function that it gives is called, which waits for the end as a server does that is stopped.
 func (p *platform) lead() (stop func()) {
+	p.t.Helper()
+	return p.run(&sender{Service: p.Service})
+}
+
+func (p *platform) run(s *sender) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	s := &sender{Service: p.Service}
 	go func() { done <- s.Start(ctx) }()
 	var once sync.Once
 	stop = func() {

@@ -50,7 +50,7 @@ type Webhook struct {
 // toReceiver finds the receiver that a delivery is for. What has changed since then counts.
 func (s *Service) toReceiver(ctx context.Context, r row, e *envelope) error {
 	receiver := &v1alpha1.NotificationReceiver{}
-	err := s.hub.Get(ctx, client.ObjectKey{Namespace: r.tenant, Name: r.name}, receiver)
+	err := s.hub.Get(ctx, client.ObjectKey{Namespace: r.namespace, Name: r.name}, receiver)
 	switch {
 	case apierrors.IsNotFound(err):
 		return permanent("there is no receiver %s any more", r.name)
