@@ -45,6 +45,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		&cobra.Group{ID: "people", Title: "Signing in:"},
 		&cobra.Group{ID: "applications", Title: "Applications, over all their partitions at once:"},
 		&cobra.Group{ID: "workflows", Title: "Workflows and decisions:"},
+		&cobra.Group{ID: "requests", Title: "Asking for resources:"},
 		&cobra.Group{ID: "look", Title: "Looking around:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
@@ -62,6 +63,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access), newSecretCommand(access))
 	add("workflows", newRunCommand(access), newRunsCommand(access), newApprovalsCommand(access), newApproveCommand(access), newRejectCommand(access))
 	add("workflows", newSteeringCommands(access)...)
+	add("requests", newRequestCommand(access), newRequestsCommand(access), newLedgerCommand(access), newProductsCommand(access))
 	add("look",
 		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newPodsCommand(access), newUsageCommand(access), newNodesCommand(access), newPortsCommand(access),
 		newHealthCommand(access), newCertificatesCommand(access), newAuditCommand(access))
