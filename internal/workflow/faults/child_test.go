@@ -236,7 +236,9 @@ func (e *effect) Run(ctx context.Context, call *action.Call) (action.Outcome, er
 		return action.Outcome{}, err
 	}
 	if !setOut {
-		if err := e.child.reach(ctx, call.Step, pointCalled, call.Run.Name); err != nil {
+		// What an action has sent cannot be called back: nothing but the fence keeps a server that wakes up from its effect.
+		outlast := context.WithoutCancel(ctx)
+		if err := e.child.reach(outlast, call.Step, pointCalled, call.Run.Name); err != nil {
 			return action.Outcome{}, err
 		}
 		if err := e.have(ctx, call); err != nil {
@@ -263,7 +265,7 @@ func (c *child) strict(ctx context.Context, call *action.Call) error {
 	if err := call.Fence(ctx); err != nil {
 		return errors.Join(err, c.reach(context.WithoutCancel(ctx), call.Step, pointRefused, err.Error()))
 	}
-	_, err := c.ask(ctx, "/strict", url.Values{"key": {call.Key}, "step": {call.Step}, "run": {call.Run.Name}})
+	_, err := c.ask(context.WithoutCancel(ctx), "/strict", url.Values{"key": {call.Key}, "step": {call.Step}, "run": {call.Run.Name}})
 	return err
 }
 
