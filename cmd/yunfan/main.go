@@ -66,6 +66,6 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 	add("requests", newRequestCommand(access), newRequestsCommand(access), newLedgerCommand(access), newProductsCommand(access))
 	add("look",
 		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newPodsCommand(access), newUsageCommand(access), newNodesCommand(access), newPortsCommand(access),
-		newHealthCommand(access), newCertificatesCommand(access), newAuditCommand(access))
+		newHealthCommand(access), newCertificatesCommand(access), newAuditCommand(access), newNotificationsCommand(access))
 	return root
 }

@@ -67,7 +67,7 @@ type Options struct {
 	URL *url.URL
 	// Topics of all capabilities.
 	Topics []outbound.Topic
-	// Members of a tenant's roles; those of the hub's Memberships if nil.
+	// Members of a tenant's roles.
 	Members Members
 	Limits  Limits
 	// Schedule of attempts.
@@ -106,14 +106,10 @@ func New(mgr manager.Manager, o Options) (*Service, error) {
 	}
 	o.setDefaults()
 	host, _ := os.Hostname() // only for people
-	s := &Service{
+	return &Service{
 		Options: o, hub: mgr.GetClient(), live: mgr.GetAPIReader(), topics: known,
 		holder: host + "-" + rand.Text(), wake: make(chan struct{}, 1), tests: make(chan struct{}, maxTests),
-	}
-	if s.Members == nil {
-		s.Members = s.members
-	}
-	return s, nil
+	}, nil
 }
 
 func (o *Options) setDefaults() {

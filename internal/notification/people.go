@@ -217,47 +217,6 @@ func isMail(text string) bool {
 	return err == nil && parsed.Address == text && len(text) <= longest && mailPattern.MatchString(text)
 }
 
-// members are the users who have the role in all of a tenant, by themselves or through a group. Those who have it in some
-// partitions only are not told what is about others.
-func (s *Service) members(ctx context.Context, tenant string, role v1alpha1.Role) ([]string, error) {
-	var memberships v1alpha1.MembershipList
-	if err := s.hub.List(ctx, &memberships, client.InNamespace(tenant), client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing the members of tenant %s: %w", tenant, err)
-	}
-	names, outside := map[string]bool{}, map[string]bool{}
-	for i := range memberships.Items {
-		m := &memberships.Items[i]
-		subject := m.Spec.Subject
-		switch {
-		case m.Spec.Role != role || len(m.Spec.Partitions) > 0:
-		case subject.Kind == v1alpha1.SubjectUser:
-			names[subject.Name] = true
-		case strings.Contains(subject.Name, ":"):
-			outside[subject.Name] = true
-		default:
-			group := &v1alpha1.UserGroup{}
-			if err := s.hub.Get(ctx, client.ObjectKey{Namespace: tenant, Name: subject.Name}, group); client.IgnoreNotFound(err) != nil {
-				return nil, fmt.Errorf("looking up group %s: %w", subject.Name, err)
-			}
-			for _, name := range group.Spec.Users {
-				names[name] = true
-			}
-		}
-	}
-	if len(outside) > 0 {
-		var users v1alpha1.UserList
-		if err := s.hub.List(ctx, &users, client.UnsafeDisableDeepCopy); err != nil {
-			return nil, fmt.Errorf("looking for members of directories' groups: %w", err)
-		}
-		for i := range users.Items {
-			if slices.ContainsFunc(users.Items[i].Status.DirectoryGroups, func(g string) bool { return outside[g] }) {
-				names[users.Items[i].Name] = true
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(names)), nil
-}
-
 // providers of a type that send, in the order in which they are used.
 func (s *Service) providers(ctx context.Context, kind v1alpha1.NotificationProviderType) ([]*v1alpha1.NotificationProvider, error) {
 	var list v1alpha1.NotificationProviderList

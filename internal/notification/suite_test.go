@@ -25,6 +25,7 @@ import (
 	"yunfan.io/yunfan/internal/outbound"
 	"yunfan.io/yunfan/internal/record"
 	"yunfan.io/yunfan/internal/rest"
+	"yunfan.io/yunfan/internal/right"
 	"yunfan.io/yunfan/internal/testkit"
 )
 
@@ -89,6 +90,11 @@ func start(t *testing.T, location string, changes ...func(*Options)) *platform {
 	p := &platform{t: t}
 	p.mgr = testkit.StartManagerWith(t, hub, manager.Options{Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}}},
 		func(mgr manager.Manager) error {
+			index, err := right.NewIndex(t.Context(), mgr.GetClient(), mgr.GetFieldIndexer())
+			if err != nil {
+				return err
+			}
+			o.Members = right.Absent{Index: index}.Members
 			if p.Service, err = New(mgr, o); err != nil {
 				return err
 			}
