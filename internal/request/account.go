@@ -189,7 +189,7 @@ func csvCells(r *LedgerRow) []string {
 	}
 	for i, cell := range cells {
 		// A spreadsheet would run a cell that begins so.
-		if trimmed := strings.TrimLeft(cell, " \n"); trimmed != "" && strings.ContainsRune("=+-@\t\r=+-@", []rune(trimmed)[0]) {
+		if trimmed := strings.TrimLeft(cell, " \n"); trimmed != "" && strings.ContainsRune("=+-@\t\r\uff1d\uff0b\uff0d\uff20", []rune(trimmed)[0]) {
 			cells[i] = "'" + cell
 		}
 	}

@@ -232,16 +232,6 @@ func (p *platform) deliver(tenant, partition string) *v1alpha1.Delivery {
 	return d
 }
 
-// use says what of the partition's quota is used, as its cluster counted it.
-func (p *platform) use(tenant, name, cpu string) {
-	p.Helper()
-	NewWithT(p.T).Eventually(func() error {
-		part := p.part(tenant, name)
-		part.Status.Used = quota("requests.cpu", cpu)
-		return hub.Client.Status().Update(p.Context(), part)
-	}, "10s", "50ms").Should(Succeed())
-}
-
 func overInUse(p *platform, g *WithT) {
 	tenant := p.newTenant("1")
 	req := p.active(newRequest(p.T, tenant, "prod", p.cluster, cpuOnly("4"), until(p.clock.now().Add(daily))))

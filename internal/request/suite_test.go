@@ -2,7 +2,7 @@ package request
 
 import (
 	"context"
-	"encoding/json"
+	"maps"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -224,28 +224,12 @@ func until(at time.Time) func(*v1alpha1.ResourceRequest) {
 // callOf is a call of an action for a request.
 func callOf(req *v1alpha1.ResourceRequest, more map[string]any) *action.Call {
 	inputs := map[string]any{"request": req.Name, "uid": string(req.UID)}
-	for key, value := range more {
-		inputs[key] = value
-	}
+	maps.Copy(inputs, more)
 	return &action.Call{
 		Run: types.NamespacedName{Namespace: req.Namespace, Name: "run"}, UID: "run-uid", Step: "step", Attempt: 1, Key: "key",
 		User: *req.Spec.User, Inputs: values(inputs), Started: time.Now(),
 		Log: func(string, ...any) {}, Fence: func(context.Context) error { return nil },
 	}
-}
-
-// again is the call after an outcome: with what the last one kept, if the answer was not lost.
-func again(t *testing.T, call *action.Call, out action.Outcome) *action.Call {
-	t.Helper()
-	next := *call
-	if out.State != nil {
-		text, err := json.Marshal(out.State)
-		if err != nil {
-			t.Fatal(err)
-		}
-		next.State = text
-	}
-	return &next
 }
 
 // do calls an action once and expects it to be done.
