@@ -197,7 +197,7 @@ func (r *Requests) steer(ctx context.Context, req *v1alpha1.ResourceRequest, run
 		return nil
 	case req.Spec.Withdrawn && !begun && !wasActive(req):
 		after.Spec.Aborted, after.Spec.Reason = true, "the applicant has withdrawn the request"
-	case run.Spec.Paused && (s.granted != nil || wasActive(req)) && run.Spec.ChangedBy != nil && !slices.Contains(run.Spec.ChangedBy.Groups, v1alpha1.GroupPlatformAdmin):
+	case run.Spec.Paused && (s.granted != nil || wasActive(req)) && tenants(run.Spec.ChangedBy):
 		after.Spec.Paused, after.Spec.Reason = false, "a term goes on: only a platform administrator may hold it up"
 	}
 	if after.Spec.Aborted == run.Spec.Aborted && after.Spec.Paused == run.Spec.Paused {
@@ -207,6 +207,11 @@ func (r *Requests) steer(ctx context.Context, req *v1alpha1.ResourceRequest, run
 		return fmt.Errorf("steering run %s: %w", run.Name, err)
 	}
 	return nil
+}
+
+// tenants says whether an actor is a user of the platform who does not administer it.
+func tenants(a *v1alpha1.Actor) bool {
+	return a != nil && strings.HasPrefix(a.Name, v1alpha1.UserPrefix) && !slices.Contains(a.Groups, v1alpha1.GroupPlatformAdmin)
 }
 
 // outcome ends a request whose run has come to nothing. First whatever was given for it is taken back.

@@ -30,6 +30,8 @@ type finding struct {
 	partition *v1alpha1.Partition
 	// notes are what whoever decides should know, a sentence each.
 	notes []string
+	// room is what the cluster has left, with figures that are not for tenants.
+	room []string
 }
 
 // examine says what is asked for and why it cannot be given, as far as that is known now.
@@ -220,7 +222,7 @@ func (f *finding) examineQuota(ctx context.Context, from client.Reader, tenant *
 	if err := from.Get(ctx, client.ObjectKey{Name: f.cluster}, cluster); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("reading cluster %s: %w", f.cluster, err)
 	}
-	f.notes = append(f.notes, roomNotes(cluster, current, final)...)
+	f.roomNotes(cluster, current, final)
 	given := given(tenant, req.Spec.Wanted.Partition)
 	quota := v1alpha1.NormalizedQuota(tenant.Spec.Quota)
 	for _, name := range slices.Sorted(maps.Keys(quota)) {
@@ -253,9 +255,9 @@ func (f *finding) coversParts() error {
 	return nil
 }
 
-// roomNotes tell what a cluster has left of what the partition is to have more.
-func roomNotes(c *v1alpha1.Cluster, current, final corev1.ResourceList) []string {
-	var notes []string
+// roomNotes tell what a cluster has left of what the partition is to have more. How much others have requested there is
+// not for tenants, who read the notes: they hear only where it is not enough.
+func (f *finding) roomNotes(c *v1alpha1.Cluster, current, final corev1.ResourceList) {
 	current = v1alpha1.NormalizedQuota(current)
 	for _, name := range []corev1.ResourceName{corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory} {
 		short := corev1.ResourceName(strings.TrimPrefix(string(name), "requests."))
@@ -267,14 +269,12 @@ func roomNotes(c *v1alpha1.Cluster, current, final corev1.ResourceList) []string
 		}
 		left := has.DeepCopy()
 		left.Sub(requested)
-		note := fmt.Sprintf("Cluster %s has %s of %s, of which %s is not requested; %s more is asked for", c.Name, has.String(), short, left.String(), more.String())
+		f.room = append(f.room, fmt.Sprintf("Cluster %s has %s of %s, of which %s is not requested; %s more is asked for.", c.Name, has.String(), short, left.String(), more.String()))
 		switch {
 		case more.Cmp(has) > 0:
-			note += ": MORE THAN THE WHOLE CLUSTER HAS"
+			f.notes = append(f.notes, fmt.Sprintf("MORE %s IS ASKED FOR THAN ALL OF CLUSTER %s HAS.", strings.ToUpper(string(short)), c.Name))
 		case more.Cmp(left) > 0:
-			note += ": more than is left"
+			f.notes = append(f.notes, fmt.Sprintf("More %s is asked for than is left in cluster %s.", short, c.Name))
 		}
-		notes = append(notes, note+".")
 	}
-	return notes
 }

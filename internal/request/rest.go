@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/action"
 	"yunfan.io/yunfan/internal/rest"
 )
 
@@ -169,6 +170,8 @@ type Detail struct {
 	Evidence *Evidence `json:"evidence,omitempty"`
 	// Notes are what was found when it was checked.
 	Notes []string `json:"notes,omitempty"`
+	// Room is what the cluster has left, while nobody has decided. It is told to those who may list clusters.
+	Room []string `json:"room,omitempty"`
 }
 
 // one reads a request that the user may see.
@@ -215,8 +218,29 @@ func (r *Requests) get(req *http.Request) (*Detail, error) {
 			return nil, err
 		}
 	}
-	d.Evidence, err = r.evidence(ctx, one, found)
+	if d.Evidence, err = r.evidence(ctx, one, found); err != nil {
+		return nil, err
+	}
+	d.Room, err = r.room(ctx, one)
 	return d, err
+}
+
+// room is what the cluster has left for a request on which nobody has decided, for those who may know.
+func (r *Requests) room(ctx context.Context, req *v1alpha1.ResourceRequest) ([]string, error) {
+	if req.Status.Phase != "" && req.Status.Phase != v1alpha1.RequestApplied {
+		return nil, nil
+	}
+	if may, err := r.Authorizer.Allowed(ctx, ask("list", "clusters", "", "")); err != nil || !may {
+		return nil, err
+	}
+	found, err := r.examine(ctx, r.client, req)
+	if action.IsFailed(err) {
+		return []string{err.Error()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return found.room, nil
 }
 
 func (r *Requests) cachedPartition(ctx context.Context, req *v1alpha1.ResourceRequest) (*v1alpha1.Partition, error) {

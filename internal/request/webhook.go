@@ -27,10 +27,7 @@ type validator struct{ *Requests }
 // ValidateCreate refuses what cannot be given.
 func (v *validator) ValidateCreate(ctx context.Context, req *v1alpha1.ResourceRequest) (admission.Warnings, error) {
 	for _, from := range []client.Reader{v.client, v.reader} { // what it names may have been made a moment ago
-		found, err := v.examine(ctx, from, req)
-		if err == nil {
-			return found.notes, nil
-		}
+		_, err := v.examine(ctx, from, req)
 		if !action.IsFailed(err) {
 			return nil, nil
 		}

@@ -241,7 +241,7 @@ func (c *Command) show(d *request.Detail) error {
 			fmt.Fprintf(c.Out, "%-11s %s\n", line[0]+":", strings.Join(strings.Fields(line[1]), " "))
 		}
 	}
-	for _, note := range d.Notes {
+	for _, note := range append(d.Notes, d.Room...) {
 		fmt.Fprintf(c.Out, "%-11s %s\n", "Note:", note)
 	}
 	if len(d.Steps) > 0 {
