@@ -31,12 +31,12 @@ func TestOPS10_AFlowDrawnByAUser(t *testing.T) {
 	page := "http://" + net.JoinHostPort(j.Nodes(journey.Beijing)[0], strconv.Itoa(int(port))) + "/"
 
 	j.Expect(operator.workflow("release",
-		v1alpha1.WorkflowStep{Name: "build", Action: "container", With: with("partition", "bj", "image", journey.EchoImage, "command", []string{"/bin/echo", "built", "${{ inputs.version }}"})},
+		v1alpha1.WorkflowStep{Name: "build", Action: "container", With: with("partition", "bj", "image", journey.EchoImage, "command", []string{"/bin/print", "built", "${{ inputs.version }}"})},
 	)).To(MatchError(ContainSubstring("version")), "an input that is not declared is refused with its place")
 	workflow := &v1alpha1.Workflow{ObjectMeta: journey.Named(j.Tenant, "release"), Spec: v1alpha1.WorkflowSpec{
 		DisplayName: "发布", Inputs: []v1alpha1.WorkflowInput{{Name: "version", Type: v1alpha1.TypeString, Required: true}},
 		Steps: []v1alpha1.WorkflowStep{
-			{Name: "build", Action: "container", With: with("partition", "bj", "image", journey.EchoImage, "command", []string{"/bin/echo", "built", "${{ inputs.version }}"})},
+			{Name: "build", Action: "container", With: with("partition", "bj", "image", journey.EchoImage, "command", []string{"/bin/print", "built", "${{ inputs.version }}"})},
 			{Name: "ask", Action: "approve", Needs: []string{"build"}, With: with("roles", []string{"Admin"}, "subject", "release ${{ inputs.version }}")},
 			{Name: "check", Action: "http", Needs: []string{"ask"}, With: with("url", page), Retry: &v1alpha1.StepRetry{Limit: 1}},
 		},
