@@ -10,7 +10,6 @@ import (
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/common/types/traits"
-	"github.com/google/cel-go/interpreter"
 )
 
 const (
@@ -61,13 +60,8 @@ func matches(value, pattern ref.Val) ref.Val {
 	if len(text) > maxMatched || len(expr) > MaxExpression {
 		return types.NewErr("matches looks at texts of at most %d bytes, with patterns of at most %d", maxMatched, MaxExpression)
 	}
-	tree, err := syntax.Parse(string(expr), syntax.Perl)
-	if err != nil {
-		return types.NewErr("no regular expression: %s", brief(err.Error()))
-	}
-	program, err := syntax.Compile(tree.Simplify())
-	if err != nil || len(program.Inst) > maxPattern {
-		return types.NewErr("the regular expression %q is too large: make its repetitions smaller", brief(string(expr)))
+	if work(text, expr) == 0 {
+		return types.NewErr("the regular expression %q is none, or its repetitions are too large", brief(string(expr)))
 	}
 	compiled, err := regexp.Compile(string(expr))
 	if err != nil {
@@ -76,19 +70,36 @@ func matches(value, pattern ref.Val) ref.Val {
 	return types.Bool(compiled.MatchString(string(text)))
 }
 
-var tooLong = types.NewErr("a text would become longer than %d bytes", maxText)
+// work is what it costs to match, in the units of maxSpent; 0 for what is no regular expression, or too large a one.
+func work(text, pattern types.String) int {
+	if len(text) > maxMatched || len(pattern) > MaxExpression {
+		return 0
+	}
+	tree, err := syntax.Parse(string(pattern), syntax.Perl)
+	if err != nil {
+		return 0
+	}
+	program, err := syntax.Compile(tree.Simplify())
+	if err != nil || len(program.Inst) > maxPattern {
+		return 0
+	}
+	return 100 + len(pattern) + len(text)*len(program.Inst)/8
+}
+
+// tooLong is made anew each time: CEL writes into errors where they came from.
+func tooLong() ref.Val { return types.NewErr("a text would become longer than %d bytes", maxText) }
 
 func replace(args ...ref.Val) ref.Val {
 	text, old, with := string(args[0].(types.String)), string(args[1].(types.String)), string(args[2].(types.String))
 	if len(text)+strings.Count(text, old)*(len(with)-len(old)) > maxText {
-		return tooLong
+		return tooLong()
 	}
 	return types.String(strings.ReplaceAll(text, old, with))
 }
 
 func split(text, separator ref.Val) ref.Val {
 	if len(text.(types.String)) > maxText {
-		return tooLong
+		return tooLong()
 	}
 	return types.NewStringList(types.DefaultTypeAdapter, strings.Split(string(text.(types.String)), string(separator.(types.String))))
 }
@@ -105,7 +116,7 @@ func join(list, separator ref.Val) ref.Val {
 		}
 		text.WriteString(string(part))
 		if text.Len() > maxText {
-			return tooLong
+			return tooLong()
 		}
 	}
 	return types.String(text.String())
@@ -114,118 +125,10 @@ func join(list, separator ref.Val) ref.Val {
 func substring(args ...ref.Val) ref.Val {
 	text, from, to := string(args[0].(types.String)), int(args[1].(types.Int)), int(args[2].(types.Int))
 	if len(text) > maxText {
-		return tooLong
+		return tooLong()
 	}
 	if from < 0 || from > to || to > utf8.RuneCountInString(text) {
 		return types.NewErr("substring: there are no characters %d to %d", from, to)
 	}
 	return types.String([]rune(text)[from:to])
-}
-
-// programOptions bound each evaluation. CEL counts the cost of what it does only after each operation, and takes a value
-// for as large as it looks at the top: a list that holds another a thousand times, which holds another a thousand
-// times, is made quickly and compared never. So what is built is weighed as a whole.
-func programOptions() []cel.ProgramOption {
-	weighed := func(args []ref.Val, _ ref.Val) *uint64 {
-		cost := uint64(1)
-		for _, arg := range args {
-			cost += uint64(weigh(arg, maxWeight))
-		}
-		return &cost
-	}
-	return []cel.ProgramOption{
-		cel.CostTracking(nil), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(10), cel.CustomDecoratorV2(guard),
-		cel.CostTrackerOptions(
-			interpreter.OverloadCostTracker("equals", weighed), interpreter.OverloadCostTracker("not_equals", weighed),
-			interpreter.OverloadCostTracker("in_list", weighed), interpreter.OverloadCostTracker("yunfan_join", weighed),
-			interpreter.OverloadCostTracker("matches", costOfMatch), interpreter.OverloadCostTracker("matches_string", costOfMatch),
-			interpreter.OverloadCostTracker("yunfan_split", weighed), interpreter.OverloadCostTracker("yunfan_replace", weighed),
-			interpreter.OverloadCostTracker("yunfan_lower", weighed), interpreter.OverloadCostTracker("yunfan_upper", weighed),
-			interpreter.OverloadCostTracker("yunfan_trim", weighed), interpreter.OverloadCostTracker("yunfan_substring", weighed)),
-	}
-}
-
-func costOfMatch(args []ref.Val, _ ref.Val) *uint64 {
-	cost := uint64(100)
-	for _, arg := range args {
-		if text, ok := arg.(types.String); ok {
-			cost += uint64(len(text)) * 20
-		}
-	}
-	return &cost
-}
-
-const (
-	// maxCost of one evaluation, and of all that one call needs together, in the units of CEL: some 100 to 500 ns each.
-	maxCost, maxCostOfAll = 100_000, 1_000_000
-	// maxWeight of one value: how many values it is made of, and eighths of the bytes of its texts.
-	maxWeight = 100_000
-)
-
-// weigh counts what a value is made of, up to a bound.
-func weigh(value ref.Val, most int) int {
-	weight := 1
-	switch v := value.(type) {
-	case types.String:
-		weight += len(v) / 8
-	case types.Bytes:
-		weight += len(v) / 8
-	case traits.Lister:
-		for it := v.Iterator(); weight <= most && it.HasNext() == types.True; {
-			weight += weigh(it.Next(), most-weight)
-		}
-	case traits.Mapper:
-		for it := v.Iterator(); weight <= most && it.HasNext() == types.True; {
-			key := it.Next()
-			weight += weigh(key, most-weight) + weigh(v.Get(key), most-weight)
-		}
-	}
-	return weight
-}
-
-// guard has each list and map that is made, and each sum, weighed.
-func guard(i interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
-	switch inst := i.(type) {
-	case interpreter.InterpretableConstructor:
-		return &guardedMaking{inst}, nil
-	case interpreter.InterpretableCall:
-		if inst.Function() == "_+_" {
-			return &guardedCall{inst}, nil
-		}
-	}
-	return i, nil
-}
-
-type guardedMaking struct {
-	interpreter.InterpretableConstructor
-}
-
-// Exec makes the value and weighs it.
-func (g *guardedMaking) Exec(frame *interpreter.ExecutionFrame) ref.Val {
-	return bounded(frame, g.InterpretableConstructor.Exec(frame))
-}
-
-type guardedCall struct{ interpreter.InterpretableCall }
-
-// Exec adds and weighs the sum.
-func (g *guardedCall) Exec(frame *interpreter.ExecutionFrame) ref.Val {
-	return bounded(frame, g.InterpretableCall.Exec(frame))
-}
-
-// bounded ends the evaluation if the value, or all of its values together, have grown too large. A list to which a
-// comprehension adds one element after the other is left out: each element was weighed when it was made.
-func bounded(frame *interpreter.ExecutionFrame, value ref.Val) ref.Val {
-	switch value.(type) {
-	case traits.MutableLister, types.Int, types.Double, types.Uint:
-		return value
-	}
-	weight := weigh(value, maxWeight)
-	spent, ok := frame.ResolveName(budgetName)
-	if b, is := spent.(*budget); ok && is {
-		b.weight += weight
-		if weight <= maxWeight && b.weight <= 10*maxWeight {
-			return value
-		}
-	}
-	panic(interpreter.EvalCancelledError{Cause: interpreter.CostLimitExceeded, Message: "a value has grown too large"})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,6 +142,7 @@ func TestOPS10_CheckRefusesWithThePlace(t *testing.T) {
 		"not closed":           {one("{url: '${{ inputs.text }'}"), []string{"spec.steps[0].with.url: Invalid value: ${{ without }}: write $${{ where it is meant as text"}},
 		"empty":                {one("{url: '${{ }}'}"), []string{"spec.steps[0].with.url: Invalid value: ${{ }} without an expression"}},
 		"when is no question":  {"steps: [{name: a, action: wait, with: {duration: 1s}, when: '1'}]", []string{`spec.steps[0].when: Invalid value: "1" gives int in CEL, but a Boolean is wanted`}},
+		"when in brackets":     {"steps: [{name: a, action: wait, with: {duration: 1s}, when: '${{ true }}'}]", []string{"spec.steps[0].when: Invalid value: it is an expression already: write it without ${{ and }}"}},
 		"nested place": {one("{url: u, json: {a: [1, '${{ inputs.nope }}']}}"),
 			[]string{`spec.steps[0].with.json.a[1]: Invalid value: "inputs.nope": there is no input "nope": there are flag, list, number, object, perhaps, perhapsList, text, whole`}},
 		"outputs of the run": {"steps: [{name: a, action: http, with: {url: u}}]\noutputs: {x-y: 1, b: '${{ steps.a.outputs.nix }}'}",
@@ -436,6 +438,29 @@ func TestStepOutputs(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestGraphIsUsedByManyAtOnce(t *testing.T) {
+	g := sound(t, inputs+"steps: [{name: a, action: http, with: {url: \"${{ inputs.text.replace('', inputs.text) }}\", codes: '${{ inputs.list.map(x, x + 1) }}'}}]")
+	given, _ := g.Inputs(nil)
+	long := map[string]json.RawMessage{"text": raw(t, strings.Repeat("x", 1000)), "list": given["list"]}
+	var group sync.WaitGroup
+	for i := range 16 {
+		group.Go(func() {
+			v := view(nil)
+			v.Inputs = given
+			if i%2 == 1 {
+				v.Inputs = long
+			}
+			for range 20 {
+				got, err := g.With(t.Context(), "a", v)
+				if failed := err != nil; failed != (i%2 == 1) || !failed && string(got["codes"]) != "[4,2,3]" {
+					t.Errorf("got %s, %v", got, err)
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 func TestGraphDoesNotKeepItsCallersDefinition(t *testing.T) {

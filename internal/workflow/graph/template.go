@@ -33,6 +33,9 @@ func (s *scope) template(path *field.Path, raw json.RawMessage, want v1alpha1.Va
 		s.addf(path, "%v", err)
 		return template{}, false
 	}
+	if value == nil {
+		return template{raw: json.RawMessage("null")}, true
+	}
 	if !strings.Contains(string(raw), "${{") && !strings.Contains(string(raw), `\u00`) {
 		return template{raw: raw}, true
 	}

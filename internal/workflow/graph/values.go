@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/google/cel-go/common/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -23,7 +24,9 @@ func (c *checker) values(root *field.Path) {
 	for i := range c.spec.Steps {
 		step, at := &c.spec.Steps[i], root.Child("steps").Index(i)
 		s := &scope{checker: c, step: step.Name}
-		if step.When != "" {
+		if strings.HasPrefix(strings.TrimSpace(step.When), "${{") {
+			c.addf(at.Child("when"), "it is an expression already: write it without ${{ and }}")
+		} else if step.When != "" {
 			if x := s.parse(at.Child("when"), step.When); x != nil {
 				x.want = v1alpha1.TypeBoolean
 				c.when[step.Name] = x
