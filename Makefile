@@ -92,8 +92,8 @@ test-journeys: ## Journeys with real pods on real clusters (root)
 test-full: test ## The same, with the whole fault matrix instead of a sample
 	YUNFAN_FULL=1 $(MAKE) test-journeys
 
-bench: build ## Measure: start-up, delivery, 100 applications, idle cost
-	@go run -tags e2e ./bench
+bench: build ## Measure: start-up, delivery, 100 applications, 1,000 workflow runs, idle cost; BENCH=part for one
+	@go run -tags e2e ./bench $(BENCH)
 
 ##@ Help
 

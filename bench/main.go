@@ -2,8 +2,8 @@
 
 // Command bench measures an instance of its own, in one run: how soon its clusters are ready, how soon changes reach
 // the members, how 100 applications and 100 pods compare with plain kubectl, what everything costs when idle, what going
-// through the platform adds to a request, and what many tenants with many users cost. The parts named as arguments
-// (idle, changes, applications, pods, through, tenants), or all.
+// through the platform adds to a request, what many tenants with many users cost, and what many workflow runs. The parts
+// named as arguments (idle, changes, applications, audit, pods, through, tenants, workflows), or all.
 package main
 
 import (
@@ -65,6 +65,7 @@ func run(ctx context.Context) (err error) {
 		{"pods", fmt.Sprintf("%d pods over two members, kubectl apply until all are Ready, images pulled cold", many), b.pods},
 		{"through", "Through the platform, against going to the API server directly", b.through},
 		{"tenants", fmt.Sprintf("%d tenants with %d partitions and %d users each", manyTenants, len(members), usersPerTenant), b.tenants},
+		{"workflows", fmt.Sprintf("%d and %d runs of %d steps, and lists of them", fewRuns, manyRuns, stepsOfRun), b.workflows},
 	} {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
 			continue
