@@ -91,7 +91,7 @@ func (s *Service) deliveries(r *http.Request) (rest.Page[Row], error) {
 			row, err := readRow(scan)
 			out.Items = append(out.Items, row)
 			return err
-		}, selectRows+w.String()+` ORDER BY d.created DESC, d.id LIMIT ? OFFSET ?`, append(slices.Clone(w.args), size, (page-1)*size)...)
+		}, selectRows+w.String()+` ORDER BY d.created DESC, d.seq DESC, d.id LIMIT ? OFFSET ?`, append(slices.Clone(w.args), size, (page-1)*size)...)
 	})
 	if err != nil {
 		return out, fmt.Errorf("reading deliveries: %w", err)
@@ -149,6 +149,10 @@ func (s *Service) again(r *http.Request) (*Row, error) {
 			return apierrors.NewBadRequest(fmt.Sprintf("notification %s is %s: only those that are Dead are tried again", id, row.State))
 		}
 		facts.Tenant = row.Tenant
+		// Somebody says that it will work now: the target rests no longer.
+		if err := tx.Exec(ctx, `DELETE FROM notification_lanes WHERE lane = (SELECT lane FROM notification_deliveries WHERE id = ?)`, id); err != nil {
+			return err
+		}
 		row.State, row.Finished, row.Next = statePending, nil, &now
 		return tx.Exec(ctx, `UPDATE notification_deliveries SET state = 'Pending', attempts = 0, due = ?, deadline = ?, finished = 0, holder = '' WHERE id = ? AND state = 'Dead'`,
 			now.UnixMilli(), now.Add(s.Schedule.GiveUp).UnixMilli(), id)

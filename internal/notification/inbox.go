@@ -183,7 +183,7 @@ func (s *Service) inbox(r *http.Request) (*Inbox, error) {
 			out.Items = append(out.Items, item)
 			return err
 		}, `SELECT d.id, d.topic, d.tenant, d.created, d.read_at, m.title_zh, m.title_en, m.text_zh, m.text_en, m.data
-			FROM notification_deliveries d JOIN notification_messages m ON m.key = d.message`+w.String()+` ORDER BY d.created DESC, d.id LIMIT ? OFFSET ?`,
+			FROM notification_deliveries d JOIN notification_messages m ON m.key = d.message`+w.String()+` ORDER BY d.created DESC, d.seq DESC, d.id LIMIT ? OFFSET ?`,
 			append(slices.Clone(w.args), size, (page-1)*size)...)
 	})
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/record"
 	"yunfan.io/yunfan/internal/rest"
 )
 
@@ -169,7 +170,14 @@ func (s *Service) testReceiver(r *http.Request) (*Tried, error) {
 			return nil, err
 		}
 		e.Receiver, e.Address, e.Language = receiver, addresses[0], receiver.Spec.Language
-		return s.try(ctx, string(receiver.Spec.Type), e)
+		tried, err := s.try(ctx, string(receiver.Spec.Type), e)
+		if err != nil || !tried.Sent {
+			return tried, err
+		}
+		// It works again: what waits for it need not wait longer.
+		lane := target{channel: string(receiver.Spec.Type), namespace: tenant, receiver: name, address: addresses[0]}.lane()
+		err = s.Records.Update(ctx, func(tx *record.Tx) error { return tx.Exec(ctx, `DELETE FROM notification_lanes WHERE lane = ?`, lane) })
+		return tried, err
 	}
 	return nil, nil
 }

@@ -161,10 +161,10 @@ func (s *Service) insert(ctx context.Context, tx *record.Tx, m outbound.Message,
 		name = t.receiver
 	}
 	return tx.Exec(ctx, `INSERT INTO notification_deliveries (id, message, tenant, topic, channel, name, uid, namespace, address, lane, state,
-		attempts, due, deadline, holder, created, finished, error, read_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '', ?, ?, ?, 0)
+		attempts, due, deadline, holder, seq, created, finished, error, read_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '', ?, ?, ?, ?, 0)
 		ON CONFLICT (id) DO NOTHING`,
 		deliveryID(m.Key, lane), m.Key, m.Tenant, m.Topic, t.channel, name, t.uid, t.namespace, t.address, lane, state,
-		now.UnixMilli(), now.Add(s.Schedule.GiveUp).UnixMilli(), now.UnixMilli(), finished, why)
+		now.UnixMilli(), now.Add(s.Schedule.GiveUp).UnixMilli(), now.UnixNano(), now.UnixMilli(), finished, why)
 }
 
 // deliveryID follows from the message's key and the target: what is sent twice by a server that was killed in between can

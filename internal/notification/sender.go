@@ -137,12 +137,12 @@ func (s *sender) due(ctx context.Context) ([]row, error) {
 			err := scan(&r.id, &r.message, &r.tenant, &r.topic, &r.channel, &r.name, &r.uid, &r.namespace, &r.address, &r.lane, &r.attempts, &r.deadline)
 			rows = append(rows, r)
 			return err
-		}, `SELECT id, message, tenant, topic, channel, name, uid, namespace, address, lane, attempts, deadline FROM (
-				SELECT d.id, d.message, d.tenant, d.topic, d.channel, d.name, d.uid, d.namespace, d.address, d.lane, d.attempts, d.deadline, d.created,
-					ROW_NUMBER() OVER (PARTITION BY d.lane ORDER BY d.created, d.id) AS place
-				FROM notification_deliveries d LEFT JOIN notification_lanes l ON l.lane = d.lane
-				WHERE d.state = 'Pending' AND d.due <= ? AND (l.until IS NULL OR l.until <= ?)) waiting
-			WHERE place = 1 ORDER BY created, id LIMIT ?`, now, now, maxPicked)
+		}, `SELECT d.id, d.message, d.tenant, d.topic, d.channel, d.name, d.uid, d.namespace, d.address, d.lane, d.attempts, d.deadline
+			FROM (SELECT DISTINCT lane FROM notification_deliveries WHERE state = 'Pending') waiting
+			LEFT JOIN notification_lanes resting ON resting.lane = waiting.lane
+			JOIN notification_deliveries d ON d.id = (SELECT x.id FROM notification_deliveries x
+				WHERE x.state = 'Pending' AND x.lane = waiting.lane AND x.due <= ? ORDER BY x.seq, x.id LIMIT 1)
+			WHERE resting.until IS NULL OR resting.until <= ? ORDER BY d.seq, d.id LIMIT ?`, now, now, maxPicked)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("looking for deliveries: %w", err)
