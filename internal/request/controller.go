@@ -151,7 +151,9 @@ func (r *Requests) enter(ctx context.Context, req *v1alpha1.ResourceRequest, s *
 	const most = 20
 	at := metav1.Time{Time: e.at.UTC().Truncate(time.Second)}
 	known := slices.ContainsFunc(req.Status.History, func(h v1alpha1.RequestPhaseTime) bool { return h.Phase == e.phase && h.Time.Equal(&at) })
-	if n := len(req.Status.History); known || n > 0 && at.Before(&req.Status.History[n-1].Time) {
+	n := len(req.Status.History)
+	// Times come from several clocks and are compared only where the oldest phases are not known any more.
+	if known || n >= most && at.Before(&req.Status.History[n-1].Time) {
 		return nil
 	}
 	req.Status.Phase = e.phase
@@ -220,8 +222,11 @@ func (r *Requests) outcome(ctx context.Context, req *v1alpha1.ResourceRequest) e
 	if err != nil || wasActive(req) || req.Status.Phase.Finished() {
 		return err
 	}
-	if run != nil && (!run.Status.Phase.Finished() || run.Status.Phase == v1alpha1.RunSucceeded && req.Status.Phase != v1alpha1.RequestApplied) {
+	if run != nil && !run.Status.Phase.Finished() {
 		return nil
+	}
+	if run != nil && run.Status.Phase == v1alpha1.RunSucceeded && req.Status.Phase != v1alpha1.RequestApplied {
+		return r.settled(ctx, req, run)
 	}
 	if done, message, err := r.takeBack(ctx, req); err != nil {
 		return err
@@ -254,6 +259,15 @@ func (r *Requests) outcome(ctx context.Context, req *v1alpha1.ResourceRequest) e
 	}
 	req.Status.Message, req.Status.Granted = s.message, nil
 	return r.enter(ctx, req, s, end)
+}
+
+// settled takes what was given for active when its run has ended well without saying so: administrators may have taken that
+// step out of the workflow.
+func (r *Requests) settled(ctx context.Context, req *v1alpha1.ResourceRequest, run *v1alpha1.WorkflowRun) error {
+	if req.Status.Phase != v1alpha1.RequestAllocated || run.Status.FinishTime == nil {
+		return nil
+	}
+	return r.enter(ctx, req, &state{}, occurrence{phase: v1alpha1.RequestActive, at: metav1.NewTime(run.Status.FinishTime.Time)})
 }
 
 // rejection is the approval that rejected the request; nil if none did.

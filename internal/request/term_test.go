@@ -169,3 +169,33 @@ func TestONB05_FrozenAtWhatIsUsed(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(sameQuota(was, quota("requests.cpu", "4", "pods", "9", "requests.memory", "8Gi"))).To(BeTrue(), words(was))
 }
+
+// The status is what says that a phase was entered: killed before it is written, everything is done again, and is there once.
+func TestONB05_PhasesAreEnteredOnce(t *testing.T) {
+	d := newDesk(t)
+	g := NewWithT(t)
+	req := newRequest(t, newTenant(t, nil), "prod", "beijing")
+	// The hub's clock, of which the first time comes, is a minute ahead of the server's.
+	at := metav1.NewTime(time.Now().Add(-time.Minute))
+	events := []occurrence{{v1alpha1.RequestApplied, req.CreationTimestamp, "li"}, {v1alpha1.RequestApproved, at, "wang"}, {v1alpha1.RequestActive, at, ""}}
+	for range 2 {
+		lost := req.DeepCopy()
+		for range 2 {
+			for _, e := range events {
+				g.Expect(d.enter(t.Context(), lost, &state{}, e)).To(Succeed())
+			}
+		}
+		g.Expect(lost.Status.Phase).To(Equal(v1alpha1.RequestActive))
+		g.Expect(lost.Status.History).To(HaveLen(3))
+	}
+	rows, _, err := d.ledger.page(t.Context(), &where{}, false, 0, 10)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(rows).To(HaveLen(3))
+	g.Expect(d.post.topics(req.Namespace)).To(Equal(map[string]int{topicApplied: 1, topicApproved: 1, topicActive: 1}))
+
+	for i := range 40 {
+		later := metav1.NewTime(at.Add(time.Duration(i+1) * time.Hour))
+		g.Expect(d.enter(t.Context(), req, &state{}, occurrence{phase: v1alpha1.RequestActive, at: later})).To(Succeed())
+	}
+	g.Expect(len(req.Status.History)).To(BeNumerically("<=", 20), "the history in the status is bounded")
+}
