@@ -130,6 +130,7 @@ func (e *Engine) SetupWithManager(mgr manager.Manager) error {
 	if err := mgr.Add(&counter{client: e.client}); err != nil {
 		return fmt.Errorf("adding the counter of runs: %w", err)
 	}
+	const turnTime = time.Minute
 	const firstPause, longestPause = 50 * time.Millisecond, 30 * time.Second
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("workflowrun").
@@ -138,6 +139,8 @@ func (e *Engine) SetupWithManager(mgr manager.Manager) error {
 		WatchesRawSource(source.Func(e.queue.take)).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: e.options.Writers,
+			// A hub that does not answer must not take all writers for good.
+			ReconciliationTimeout: turnTime,
 			// Not the default's ten new tries a second for all runs together.
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstPause, longestPause),
 		}).

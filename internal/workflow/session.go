@@ -211,8 +211,12 @@ func stepOf(run *v1alpha1.WorkflowRun, name string) *v1alpha1.StepStatus {
 	return &v1alpha1.StepStatus{}
 }
 
-// confirmTime is how long the hub's word counts that this server carries a run.
-const confirmTime = 2 * time.Second
+const (
+	// confirmTime is how long the hub's word counts that this server carries a run.
+	confirmTime = 2 * time.Second
+	// hubTime is how long the hub may take to say so.
+	hubTime = 10 * time.Second
+)
 
 // fence asks the hub whether this server still carries the run and the attempt is still to be made, unless it said so a
 // moment ago.
@@ -231,6 +235,8 @@ func (e *Engine) fence(ctx context.Context, s *session, a attempt) error {
 	if elapsed := now.Sub(confirmed); elapsed < confirmTime && now.Round(0).Sub(confirmed.Round(0)).Abs() < confirmTime {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, hubTime)
+	defer cancel()
 	live := &v1alpha1.WorkflowRun{}
 	if err := e.reader.Get(ctx, s.key, live); err != nil {
 		return fmt.Errorf("asking the hub whether this server still carries the run: %w", err)
