@@ -16,8 +16,8 @@ import (
 
 const (
 	// soon is how soon it is looked again at what the platform itself is doing.
-	soon = 2 * time.Second
-	// used is how often it is looked again at a partition in which something is.
+	soon = time.Second
+	// inUse is how often it is looked again at a partition in which something is.
 	inUse = 20 * time.Second
 )
 
