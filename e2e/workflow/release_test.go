@@ -103,7 +103,7 @@ func (r *release) images(partition string) func() []string {
 // audited says who did something according to the audit.
 func (r *release) audited(person *journey.Person, resource, action string) func() []string {
 	return func() []string {
-		query := url.Values{"tenant": {r.Tenant}, "resource": {resource}, "action": {action}, "result": {"Success"}}
+		query := url.Values{"tenant": {r.Tenant}, "resource": {resource}, "action": {action}, "result": {"Succeeded"}}
 		code, text, err := person.Do(r.Context(), http.MethodGet, "/api/v1/audit?"+query.Encode(), nil)
 		r.Expect(err).NotTo(HaveOccurred())
 		r.Expect(code).To(Equal(http.StatusOK), string(text))
