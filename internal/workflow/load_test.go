@@ -15,7 +15,7 @@ import (
 
 // Many runs at once: at most two writes per step, and each step once. YUNFAN_RUNS sets how many, for measuring.
 func TestManyRunsAtOnce(t *testing.T) {
-	count := 50
+	count := 20
 	if n, err := strconv.Atoi(os.Getenv("YUNFAN_RUNS")); err == nil {
 		count = n
 	}

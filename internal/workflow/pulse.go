@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	ctrl "sigs.k8s.io/controller-runtime"
 )
 
 const (
@@ -44,8 +46,9 @@ func (p *pulse) Start(ctx context.Context) error {
 func (p *pulse) check(now time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.last.IsZero() && max(now.Sub(p.last), now.Round(0).Sub(p.last.Round(0))) > stallTime {
+	if gap := max(now.Sub(p.last), now.Round(0).Sub(p.last.Round(0))); !p.last.IsZero() && gap > stallTime {
 		p.until = now.Add(stallPause)
+		ctrl.Log.WithName("workflow").Info("This server stood still: workflows wait until it is sure that it still leads", "stood", gap.String(), "wait", stallPause.String())
 	}
 	if p.last.IsZero() || now.After(p.last) {
 		p.last = now
