@@ -109,7 +109,7 @@ func (a *API) review(r *http.Request) (Answer, error) {
 // subject is whose rights are asked for.
 func (a *API) subject(ctx context.Context, q *Question) (rest.User, *v1alpha1.User, error) {
 	asks := rest.UserOf(ctx)
-	own, ours := strings.CutPrefix(asks.Name, v1alpha1.UserPrefix)
+	own, ours := asks.OfPlatform()
 	if q.User == "" || ours && q.User == own {
 		who := &v1alpha1.User{}
 		if !ours {
@@ -151,8 +151,8 @@ func aboutOthers(user string) error {
 // mayAskFor lets platform administrators ask everything, and Admins what is in their tenant: what somebody may in
 // others is not theirs to know.
 func (a *API) mayAskFor(ctx context.Context, asks rest.User, q *Question) error {
-	switch {
-	case !strings.HasPrefix(asks.Name, v1alpha1.UserPrefix):
+	switch _, ours := asks.OfPlatform(); {
+	case !ours:
 		return a.Authorizer.Require(ctx, authorizationv1.ResourceAttributes{Verb: "list", Group: group, Resource: "users"})
 	case scopeOf(asks).all:
 		return nil

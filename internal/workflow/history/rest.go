@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -90,7 +89,7 @@ func (a *API) visible(ctx context.Context) (scope, error) {
 // own is what the request's user may see because it is his own: the runs that he started in tenants that he belongs to.
 func (a *API) own(ctx context.Context) scope {
 	user := rest.UserOf(ctx)
-	name, ours := strings.CutPrefix(user.Name, v1alpha1.UserPrefix)
+	name, ours := user.OfPlatform()
 	if !ours {
 		return scope{}
 	}
