@@ -187,142 +187,144 @@ steps:
 - {name: e, action: do, needs: [b, d]}
 `
 
-func TestOPS10_Turns(t *testing.T) {
-	for name, tc := range map[string]struct {
-		reason, definition string
-		// What happens, and where the run is then, by turns; the first is where it is at the beginning.
-		script []string
-	}{
-		"Branches": {"what is skipped skips what needs nothing else", diamond, []string{
-			"Running a=run b=- c=- d=- e=-",
-			"ok a", "Running a=ok b=run c=skipped d=skipped e=-",
-			"ok b", "Running a=ok b=ok c=skipped d=skipped e=run",
-			"ok e", "Succeeded a=ok b=ok c=skipped d=skipped e=ok",
-		}},
-		"Parallel": {"branches do not wait for each other", `steps: [{name: a, action: do}, {name: b, action: do}, {name: c, action: do, needs: [a]}]`, []string{
-			"Running a=run b=run c=-",
-			"ok a", "Running a=ok b=run c=run",
-			"ok c", "Running a=ok b=run c=ok",
-			"ok b", "Succeeded a=ok b=ok c=ok",
-		}},
-		"WhenOfSkipped": {"a condition decides also where all needs were skipped", `steps: [{name: a, action: do, when: "false"}, {name: b, action: do, needs: [a], when: "steps.a.phase == 'Skipped'"}]`, []string{
-			"Running a=skipped b=run",
-			"ok b", "Succeeded a=skipped b=ok",
-		}},
-		"FailureStops": {"running steps finish, nothing new begins", `steps: [{name: a, action: do}, {name: b, action: do}, {name: c, action: do, needs: [b]}]`, []string{
-			"Running a=run b=run c=-",
-			"fail a", "Running a=failed b=run c=-",
-			"ok b", "Failed a=failed b=ok c=-",
-		}},
-		"Continue": {"a failure that may be goes on", `steps: [{name: a, action: do, onFailure: Continue}, {name: b, action: do, needs: [a], when: "steps.a.phase == 'Failed'"}]`, []string{
-			"Running a=run b=-",
-			"fatal a", "Running a=failed b=run",
-			"ok b", "Succeeded a=failed b=ok",
-		}},
-		"Retries": {"pauses double up to the longest; then it has failed", `steps: [{name: a, action: do, retry: {limit: 3, interval: 1s, maxInterval: 2s}}]`, []string{
-			"Running a=run",
-			"fail a", "Waiting a=wait", "tick 900ms", "Waiting a=wait", "tick 100ms", "Running a=run2",
-			"fail a", "Waiting a=wait2", "tick 1900ms", "Waiting a=wait2", "tick 100ms", "Running a=run3",
-			"fail a", "Waiting a=wait3", "tick 2s", "Running a=run4",
-			"fail a", "Failed a=failed4",
-		}},
-		"Fatal": {"what trying again does not mend is not tried again", `steps: [{name: a, action: do, retry: {limit: 3}}]`, []string{
-			"Running a=run", "fatal a", "Failed a=failed",
-		}},
-		"Pause": {"what runs finishes, also a retry waits", `steps: [{name: a, action: do, retry: {limit: 1}}, {name: b, action: do, needs: [a]}]`, []string{
-			"Running a=run b=-",
-			"pause", "Running a=run b=-",
-			"fail a", "Paused a=wait b=-",
-			"tick 1h", "Paused a=wait b=-",
-			"resume", "Running a=run2 b=-",
-			"pause", "Running a=run2 b=-",
-			"ok a", "Paused a=ok2 b=-",
-			"resume", "Running a=ok2 b=run",
-		}},
-		"Waiting": {"a run whose steps only wait waits", `steps: [{name: a, action: wait}]`, []string{
-			"Running a=run", "ask a", "Waiting a=wait", "tick 100h", "Waiting a=wait", "ok a", "Succeeded a=ok",
-		}},
-		"Abort": {"what runs is ended first, then what was done is undone, the latest first", `
+var turns = map[string]struct {
+	reason, definition string
+	// What happens, and where the run is then, by turns; the first is where it is at the beginning.
+	script []string
+}{
+	"Branches": {"what is skipped skips what needs nothing else", diamond, []string{
+		"Running a=run b=- c=- d=- e=-",
+		"ok a", "Running a=ok b=run c=skipped d=skipped e=-",
+		"ok b", "Running a=ok b=ok c=skipped d=skipped e=run",
+		"ok e", "Succeeded a=ok b=ok c=skipped d=skipped e=ok",
+	}},
+	"Parallel": {"branches do not wait for each other", `steps: [{name: a, action: do}, {name: b, action: do}, {name: c, action: do, needs: [a]}]`, []string{
+		"Running a=run b=run c=-",
+		"ok a", "Running a=ok b=run c=run",
+		"ok c", "Running a=ok b=run c=ok",
+		"ok b", "Succeeded a=ok b=ok c=ok",
+	}},
+	"WhenOfSkipped": {"a condition decides also where all needs were skipped", `steps: [{name: a, action: do, when: "false"}, {name: b, action: do, needs: [a], when: "steps.a.phase == 'Skipped'"}]`, []string{
+		"Running a=skipped b=run",
+		"ok b", "Succeeded a=skipped b=ok",
+	}},
+	"FailureStops": {"running steps finish, nothing new begins", `steps: [{name: a, action: do}, {name: b, action: do}, {name: c, action: do, needs: [b]}]`, []string{
+		"Running a=run b=run c=-",
+		"fail a", "Running a=failed b=run c=-",
+		"ok b", "Failed a=failed b=ok c=-",
+	}},
+	"Continue": {"a failure that may be goes on", `steps: [{name: a, action: do, onFailure: Continue}, {name: b, action: do, needs: [a], when: "steps.a.phase == 'Failed'"}]`, []string{
+		"Running a=run b=-",
+		"fatal a", "Running a=failed b=run",
+		"ok b", "Succeeded a=failed b=ok",
+	}},
+	"Retries": {"pauses double up to the longest; then it has failed", `steps: [{name: a, action: do, retry: {limit: 3, interval: 1s, maxInterval: 2s}}]`, []string{
+		"Running a=run",
+		"fail a", "Waiting a=wait", "tick 900ms", "Waiting a=wait", "tick 100ms", "Running a=run2",
+		"fail a", "Waiting a=wait2", "tick 1900ms", "Waiting a=wait2", "tick 100ms", "Running a=run3",
+		"fail a", "Waiting a=wait3", "tick 2s", "Running a=run4",
+		"fail a", "Failed a=failed4",
+	}},
+	"Fatal": {"what trying again does not mend is not tried again", `steps: [{name: a, action: do, retry: {limit: 3}}]`, []string{
+		"Running a=run", "fatal a", "Failed a=failed",
+	}},
+	"Pause": {"what runs finishes, also a retry waits", `steps: [{name: a, action: do, retry: {limit: 1}}, {name: b, action: do, needs: [a]}]`, []string{
+		"Running a=run b=-",
+		"pause", "Running a=run b=-",
+		"fail a", "Paused a=wait b=-",
+		"tick 1h", "Paused a=wait b=-",
+		"resume", "Running a=run2 b=-",
+		"pause", "Running a=run2 b=-",
+		"ok a", "Paused a=ok2 b=-",
+		"resume", "Running a=ok2 b=run",
+	}},
+	"Waiting": {"a run whose steps only wait waits", `steps: [{name: a, action: wait}]`, []string{
+		"Running a=run", "ask a", "Waiting a=wait", "tick 100h", "Waiting a=wait", "ok a", "Succeeded a=ok",
+	}},
+	"Abort": {"what runs is ended first, then what was done is undone, the latest first", `
 steps:
 - {name: a, action: do, compensate: {action: do}}
 - {name: b, action: do, compensate: {action: do}}
 - {name: c, action: do}
 - {name: d, action: job, needs: [a, b]}`, []string{
-			"Running a=run b=run c=run d=-",
-			"tick 1s", "Running a=run b=run c=run d=-",
-			"ok b", "Running a=run b=ok c=run d=-",
-			"tick 1s", "Running a=run b=ok c=run d=-",
-			"ok a", "Running a=ok b=ok c=run d=run",
-			"again c", "Running a=ok b=ok c=run d=run", // no call of it is under way: there is nothing to end
-			"abort", "Compensating a=ok b=ok c=aborted d=run!stop",
-			"again d", "Compensating a=ok b=ok c=aborted d=run",
-			"tick 1m", "Compensating a=ok b=ok c=aborted d=run!stop",
-			"ok d", "Compensating a=undoing!undo b=ok c=aborted d=aborted",
-			"again a", "Compensating a=undoing b=ok c=aborted d=aborted",
-			"tick 1m", "Compensating a=undoing!undo b=ok c=aborted d=aborted",
-			"ok a", "Compensating a=undone b=undoing!undo c=aborted d=aborted",
-			"ok b", "Aborted a=undone b=undone c=aborted d=aborted",
-			"retry", "Running a=run2 b=run2 c=run2 d=-",
-		}},
-		"UndoFails": {"undoing is tried again, and given up at last; the others are undone all the same", `
+		"Running a=run b=run c=run d=-",
+		"tick 1s", "Running a=run b=run c=run d=-",
+		"ok b", "Running a=run b=ok c=run d=-",
+		"tick 1s", "Running a=run b=ok c=run d=-",
+		"ok a", "Running a=ok b=ok c=run d=run",
+		"again c", "Running a=ok b=ok c=run d=run", // no call of it is under way: there is nothing to end
+		"abort", "Compensating a=ok b=ok c=aborted d=run!stop",
+		"again d", "Compensating a=ok b=ok c=aborted d=run",
+		"tick 1m", "Compensating a=ok b=ok c=aborted d=run!stop",
+		"ok d", "Compensating a=undoing!undo b=ok c=aborted d=aborted",
+		"again a", "Compensating a=undoing b=ok c=aborted d=aborted",
+		"tick 1m", "Compensating a=undoing!undo b=ok c=aborted d=aborted",
+		"ok a", "Compensating a=undone b=undoing!undo c=aborted d=aborted",
+		"ok b", "Aborted a=undone b=undone c=aborted d=aborted",
+		"retry", "Running a=run2 b=run2 c=run2 d=-",
+	}},
+	"UndoFails": {"undoing is tried again, and given up at last; the others are undone all the same", `
 steps:
 - {name: a, action: do, compensate: {action: do}}
 - {name: b, action: do, needs: [a], compensate: {action: do}}
 - {name: c, action: do, needs: [b]}`, []string{
-			"Running a=run b=- c=-", "ok a", "Running a=ok b=run c=-", "ok b", "Running a=ok b=ok c=run",
-			"abort", "Compensating a=ok b=ok c=run!stop", "ok c", "Compensating a=ok b=undoing!undo c=aborted",
-			"fail b", "Compensating a=ok b=undoing c=aborted", "tick 1s", "Compensating a=ok b=undoing!undo c=aborted",
-			"fatal b", "Compensating a=undoing!undo b=failed c=aborted",
-			"ok a", "Aborted a=undone b=failed c=aborted",
-		}},
-		"AbortFailed": {"a failed run can still be undone", `steps: [{name: a, action: do, compensate: {action: do}}, {name: b, action: do, needs: [a]}]`, []string{
-			"Running a=run b=-", "ok a", "Running a=ok b=run", "fail b", "Failed a=ok b=failed",
-			"abort", "Compensating a=undoing!undo b=failed", "ok a", "Aborted a=undone b=failed",
-		}},
-		"AbortSucceeded": {"what has succeeded stays", `steps: [{name: a, action: do, compensate: {action: do}}]`, []string{
-			"Running a=run", "ok a", "Succeeded a=ok", "abort", "Succeeded a=ok", "retry", "Succeeded a=ok",
-		}},
-		"Compensate": {"a failure undoes if the workflow says so", `{onFailure: Compensate, steps: [{name: a, action: do, compensate: {action: do}}, {name: b, action: do, needs: [a]}, {name: c, action: job}]}`, []string{
-			"Running a=run b=- c=run", "ok a", "Running a=ok b=run c=run",
-			"fail b", "Compensating a=ok b=failed c=run!stop", "ok c", "Compensating a=undoing!undo b=failed c=aborted", "ok a", "Failed a=undone b=failed c=aborted",
-		}},
-		"Delete": {"a run that is deleted is aborted", `steps: [{name: a, action: do, compensate: {action: do}}, {name: b, action: do, needs: [a]}]`, []string{
-			"Running a=run b=-", "ok a", "Running a=ok b=run", "delete", "Compensating a=ok b=run!stop", "ok b", "Compensating a=undoing!undo b=aborted", "ok a", "Aborted a=undone b=aborted",
-			"retry", "Aborted a=undone b=aborted",
-		}},
-		"RetryFrom": {"a step and what comes after it, and what failed", diamond, []string{
-			"Running a=run b=- c=- d=- e=-", "ok a", "Running a=ok b=run c=skipped d=skipped e=-", "fail b", "Failed a=ok b=failed c=skipped d=skipped e=-",
-			"retry nowhere", "Failed a=ok b=failed c=skipped d=skipped e=-",
-			"retry e", "Failed a=ok b=failed c=skipped d=skipped e=-",
-			"retry", "Running a=ok b=run2 c=skipped d=skipped e=-", "fail b", "Failed a=ok b=failed2 c=skipped d=skipped e=-",
-			"retry a", "Running a=run2 b=-2 c=- d=- e=-",
-		}},
-		"RetryWaits": {"for the run to finish", `steps: [{name: a, action: do}, {name: b, action: do}]`, []string{
-			"Running a=run b=run", "fail a", "Running a=failed b=run", "retry", "Running a=failed b=run", "ok b", "Failed a=failed b=ok", "tick 0s", "Running a=run2 b=ok",
-		}},
-		"StepTimeout": {"an attempt that takes too long is ended, told to stop, and has failed", `steps: [{name: a, action: job, retry: {limit: 1}}]`, []string{
-			"Running a=run", "tick 59s", "Running a=run", "tick 1s", "Running a=run!stop", "ok a", "Waiting a=wait", "tick 1s", "Running a=run2",
-			"again a", "Running a=run2", "tick 1m", "Running a=run2!stop", "ok a", "Failed a=failed2",
-		}},
-		"StopNeverEnds": {"it is given up after a while, and not tried again", `steps: [{name: a, action: job, retry: {limit: 1}}]`, []string{
-			"Running a=run", "tick 1m", "Running a=run!stop", "again a", "Running a=run", "tick 1m", "Running a=run!stop", "again a", "Running a=run",
-			"tick 1m", "Failed a=failed",
-		}},
-		"RunTimeout": {"of the whole run, from its last retry", `{timeout: 1h, steps: [{name: a, action: wait}]}`, []string{
-			"Running a=run", "tick 59m", "Running a=run", "again a", "Running a=run", "tick 1m", "Failed a=aborted",
-			"retry", "Running a=run2", "tick 59m", "Running a=run2", "again a", "Running a=run2", "tick 1m", "Failed a=aborted2",
-		}},
-		"ClockForward": {"what is timed here does not care for the wall clock", `steps: [{name: a, action: job, retry: {limit: 1}}]`, []string{
-			"Running a=run", "jump 1000h", "Running a=run", "fail a", "Waiting a=wait", "jump 1000h", "Waiting a=wait", "tick 1s", "Running a=run2",
-		}},
-		"ClockBack": {"nor when it goes back", `steps: [{name: a, action: job, retry: {limit: 1}}, {name: b, action: do, needs: [a]}]`, []string{
-			"Running a=run b=-", "jump -1000h", "Running a=run b=-", "fail a", "Waiting a=wait b=-", "jump -1000h", "Waiting a=wait b=-", "tick 1s", "Running a=run2 b=-", "ok a", "Running a=ok2 b=run",
-		}},
-		"Restart": {"another server goes on where it was", `steps: [{name: a, action: job, retry: {limit: 1, interval: 1m}}, {name: b, action: wait}]`, []string{
-			"Running a=run b=run", "tick 30s", "Running a=run b=run", "restart", "Running a=run b=run", "tick 30s", "Running a=run!stop b=run",
-			"restart", "Running a=run!stop b=run", "ok a", "Running a=wait b=run", "tick 30s", "Running a=wait b=run", "restart", "Running a=wait b=run", "tick 31s", "Running a=run2 b=run",
-		}},
-	} {
+		"Running a=run b=- c=-", "ok a", "Running a=ok b=run c=-", "ok b", "Running a=ok b=ok c=run",
+		"abort", "Compensating a=ok b=ok c=run!stop", "ok c", "Compensating a=ok b=undoing!undo c=aborted",
+		"fail b", "Compensating a=ok b=undoing c=aborted", "tick 1s", "Compensating a=ok b=undoing!undo c=aborted",
+		"fatal b", "Compensating a=undoing!undo b=failed c=aborted",
+		"ok a", "Aborted a=undone b=failed c=aborted",
+	}},
+	"AbortFailed": {"a failed run can still be undone", `steps: [{name: a, action: do, compensate: {action: do}}, {name: b, action: do, needs: [a]}]`, []string{
+		"Running a=run b=-", "ok a", "Running a=ok b=run", "fail b", "Failed a=ok b=failed",
+		"abort", "Compensating a=undoing!undo b=failed", "ok a", "Aborted a=undone b=failed",
+	}},
+	"AbortSucceeded": {"what has succeeded stays", `steps: [{name: a, action: do, compensate: {action: do}}]`, []string{
+		"Running a=run", "ok a", "Succeeded a=ok", "abort", "Succeeded a=ok", "retry", "Succeeded a=ok",
+	}},
+	"Compensate": {"a failure undoes if the workflow says so", `{onFailure: Compensate, steps: [{name: a, action: do, compensate: {action: do}}, {name: b, action: do, needs: [a]}, {name: c, action: job}]}`, []string{
+		"Running a=run b=- c=run", "ok a", "Running a=ok b=run c=run",
+		"fail b", "Compensating a=ok b=failed c=run!stop", "ok c", "Compensating a=undoing!undo b=failed c=aborted", "ok a", "Failed a=undone b=failed c=aborted",
+	}},
+	"Delete": {"a run that is deleted is aborted", `steps: [{name: a, action: do, compensate: {action: do}}, {name: b, action: do, needs: [a]}]`, []string{
+		"Running a=run b=-", "ok a", "Running a=ok b=run", "delete", "Compensating a=ok b=run!stop", "ok b", "Compensating a=undoing!undo b=aborted", "ok a", "Aborted a=undone b=aborted",
+		"retry", "Aborted a=undone b=aborted",
+	}},
+	"RetryFrom": {"a step and what comes after it, and what failed", diamond, []string{
+		"Running a=run b=- c=- d=- e=-", "ok a", "Running a=ok b=run c=skipped d=skipped e=-", "fail b", "Failed a=ok b=failed c=skipped d=skipped e=-",
+		"retry nowhere", "Failed a=ok b=failed c=skipped d=skipped e=-",
+		"retry e", "Failed a=ok b=failed c=skipped d=skipped e=-",
+		"retry", "Running a=ok b=run2 c=skipped d=skipped e=-", "fail b", "Failed a=ok b=failed2 c=skipped d=skipped e=-",
+		"retry a", "Running a=run2 b=-2 c=- d=- e=-",
+	}},
+	"RetryWaits": {"for the run to finish", `steps: [{name: a, action: do}, {name: b, action: do}]`, []string{
+		"Running a=run b=run", "fail a", "Running a=failed b=run", "retry", "Running a=failed b=run", "ok b", "Failed a=failed b=ok", "tick 0s", "Running a=run2 b=ok",
+	}},
+	"StepTimeout": {"an attempt that takes too long is ended, told to stop, and has failed", `steps: [{name: a, action: job, retry: {limit: 1}}]`, []string{
+		"Running a=run", "tick 59s", "Running a=run", "tick 1s", "Running a=run!stop", "ok a", "Waiting a=wait", "tick 1s", "Running a=run2",
+		"again a", "Running a=run2", "tick 1m", "Running a=run2!stop", "ok a", "Failed a=failed2",
+	}},
+	"StopNeverEnds": {"it is given up after a while, and not tried again", `steps: [{name: a, action: job, retry: {limit: 1}}]`, []string{
+		"Running a=run", "tick 1m", "Running a=run!stop", "again a", "Running a=run", "tick 1m", "Running a=run!stop", "again a", "Running a=run",
+		"tick 1m", "Failed a=failed",
+	}},
+	"RunTimeout": {"of the whole run, from its last retry", `{timeout: 1h, steps: [{name: a, action: wait}]}`, []string{
+		"Running a=run", "tick 59m", "Running a=run", "again a", "Running a=run", "tick 1m", "Failed a=aborted",
+		"retry", "Running a=run2", "tick 59m", "Running a=run2", "again a", "Running a=run2", "tick 1m", "Failed a=aborted2",
+	}},
+	"ClockForward": {"what is timed here does not care for the wall clock", `steps: [{name: a, action: job, retry: {limit: 1}}]`, []string{
+		"Running a=run", "jump 1000h", "Running a=run", "fail a", "Waiting a=wait", "jump 1000h", "Waiting a=wait", "tick 1s", "Running a=run2",
+	}},
+	"ClockBack": {"nor when it goes back", `steps: [{name: a, action: job, retry: {limit: 1}}, {name: b, action: do, needs: [a]}]`, []string{
+		"Running a=run b=-", "jump -1000h", "Running a=run b=-", "fail a", "Waiting a=wait b=-", "jump -1000h", "Waiting a=wait b=-", "tick 1s", "Running a=run2 b=-", "ok a", "Running a=ok2 b=run",
+	}},
+	"Restart": {"another server goes on where it was", `steps: [{name: a, action: job, retry: {limit: 1, interval: 1m}}, {name: b, action: wait}]`, []string{
+		"Running a=run b=run", "tick 30s", "Running a=run b=run", "restart", "Running a=run b=run", "tick 30s", "Running a=run!stop b=run",
+		"restart", "Running a=run!stop b=run", "ok a", "Running a=wait b=run", "tick 30s", "Running a=wait b=run", "restart", "Running a=wait b=run", "tick 31s", "Running a=run2 b=run",
+	}},
+}
+
+func TestOPS10_Turns(t *testing.T) {
+	for name, tc := range turns {
 		t.Run(name, func(t *testing.T) {
 			s := play(t, tc.definition)
 			if got := s.where(); got != tc.script[0] {
