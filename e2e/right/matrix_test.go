@@ -96,13 +96,13 @@ func (c *cast) hubTable(application func(partition string) map[string]any) []row
 		{"WorkflowRun", in + "workflowruns", "matrix-run", kind("WorkflowRun", map[string]any{"definition": waits()}),
 			who(all, "P", read+" create update patch", "AO", read, "V", "create", "o"), false, false},
 		{"Approval", in + "approvals", "", kind("Approval", map[string]any{"run": "x", "runUID": "x", "step": "x", "digest": "x", "decision": "Approved"}),
-			who("list watch create", "PAO", "list watch", "V", "create", "o"), true, false},
-		{"ResourceRequest", in + "resourcerequests", "", nil, who("list watch deletecollection", "P", "list watch", "AOV"), true, false},
+			who("list watch", "PAOV"), false, false}, // of a step that nobody waits for it is refused to all
+		{"ResourceRequest", in + "resourcerequests", "", nil, who(all, "P", read, "AOV", "create update patch", "AOo"), true, false},
 		{"NotificationReceiver", in + "notificationreceivers", "", kind("NotificationReceiver", map[string]any{"type": "Email", "addresses": []any{"li@example.com"}}),
-			who("list watch create deletecollection", "PA", "list watch", "OV"), false, false},
-		{"NotificationProvider", root + "notificationproviders", "", nil, who("list watch deletecollection", "P"), true, false},
+			who(all, "PA", read, "OV"), true, false},
+		{"NotificationProvider", root + "notificationproviders", "", nil, who(all, "P"), true, false},
 		{"Product", root + "products", "", kind("Product", map[string]any{"kind": "Quota", "cpu": "1", "memory": "1Gi"}),
-			who("create deletecollection", "P", "list watch", everybody), false, false},
+			who(all, "P", read, everybody), true, false},
 		{"User", root + "users", c.people[nobody].Name, kind("User", map[string]any{}), who(all, "P"), false, false},
 		{"Directory", root + "directories", "", nil, who(all, "P"), true, false},
 		{"Session", root + "sessions", "", nil, who("list watch delete deletecollection", "P"), true, false},
@@ -126,7 +126,7 @@ func (c *cast) hubTable(application func(partition string) map[string]any) []row
 
 // waits is a graph that waits for an hour.
 func waits() *v1alpha1.WorkflowSpec {
-	return &v1alpha1.WorkflowSpec{Steps: []v1alpha1.WorkflowStep{{Name: "a", Action: "wait", With: map[string]json.RawMessage{"duration": json.RawMessage(`"1h"`)}}}}
+	return &v1alpha1.WorkflowSpec{Steps: []v1alpha1.WorkflowStep{{Name: "a", Action: "wait", With: map[string]json.RawMessage{"for": json.RawMessage(`"1h"`)}}}}
 }
 
 func (c *cast) memberTable() []row {
