@@ -12,8 +12,9 @@ import (
 	"yunfan.io/yunfan/internal/workflow/graph"
 )
 
-// mostGraphs are kept. Runs of one workflow share one; compiling its expressions takes milliseconds.
-const mostGraphs = 256
+// mostText is how much definition, in bytes of JSON, has its graph kept: a graph takes some fifty times as much memory. Runs
+// of one workflow share one; compiling its expressions takes milliseconds.
+const mostText = 1 << 20
 
 // graphs are checked definitions by what they say.
 type graphs struct {
@@ -21,10 +22,12 @@ type graphs struct {
 	mu      sync.Mutex
 	kept    map[graphKey]*graph.Graph
 	order   []graphKey // the oldest first
+	text    int        // bytes of all that are kept
 }
 
 type graphKey struct {
 	sum      [sha256.Size]byte
+	length   int
 	internal bool
 }
 
@@ -38,7 +41,7 @@ func (g *graphs) get(spec *v1alpha1.WorkflowSpec, internal bool) (*graph.Graph, 
 	if err != nil {
 		return nil, field.ErrorList{field.Invalid(field.NewPath("definition"), "", "it is not JSON: "+err.Error())}
 	}
-	key := graphKey{sha256.Sum256(text), internal}
+	key := graphKey{sha256.Sum256(text), len(text), internal}
 	g.mu.Lock()
 	known := g.kept[key]
 	g.mu.Unlock()
@@ -52,16 +55,19 @@ func (g *graphs) get(spec *v1alpha1.WorkflowSpec, internal bool) (*graph.Graph, 
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.keep(key, made)
-	g.keep(graphKey{key.sum, true}, made) // what may be run by everybody may be run by the platform
+	g.keep(graphKey{key.sum, key.length, true}, made) // what may be run by everybody may be run by the platform
 	return made, nil
 }
 
 func (g *graphs) keep(key graphKey, made *graph.Graph) {
-	if g.kept[key] == nil {
-		g.kept[key] = made
-		g.order = append(g.order, key)
+	if g.kept[key] != nil {
+		return
 	}
-	if len(g.order) > mostGraphs {
+	g.kept[key] = made
+	g.order = append(g.order, key)
+	g.text += key.length
+	for g.text > mostText && len(g.order) > 1 {
+		g.text -= g.order[0].length
 		delete(g.kept, g.order[0])
 		g.order = g.order[1:]
 	}
