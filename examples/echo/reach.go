@@ -56,6 +56,9 @@ func reach(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
+// nobody is who answers where no answer comes.
+const nobody = "-"
+
 type reacher struct {
 	network, address string
 	timeout          time.Duration
@@ -63,13 +66,17 @@ type reacher struct {
 	conn             net.Conn
 }
 
-// follow asks once, or again and again until the context ends, and tells who answers ("-": nobody) when that is another
+// follow asks once, or again and again until the context ends, and tells who answers when that is another
 // than before, with the time at which it was asked.
 func (r *reacher) follow(ctx context.Context, every time.Duration, tell func(time.Time, string)) {
 	last := ""
 	for {
 		begun := time.Now()
-		if who := r.ask(ctx); who != last {
+		who := r.ask(ctx)
+		if last != "" && who == nobody && over(ctx) {
+			return // it was not given its time to answer
+		}
+		if who != last {
 			tell(begun, who)
 			last = who
 		}
@@ -84,6 +91,12 @@ func (r *reacher) follow(ctx context.Context, every time.Duration, tell func(tim
 	}
 }
 
+// over says whether the time of a context has come, though it may not have ended yet.
+func over(ctx context.Context) bool {
+	end, limited := ctx.Deadline()
+	return ctx.Err() != nil || limited && !time.Now().Before(end)
+}
+
 // ask sends a line and gives the first word of the one that comes back.
 func (r *reacher) ask(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
@@ -91,7 +104,7 @@ func (r *reacher) ask(ctx context.Context) string {
 	if r.conn == nil {
 		conn, err := new(net.Dialer).DialContext(ctx, r.network, r.address)
 		if err != nil {
-			return "-"
+			return nobody
 		}
 		r.conn = conn
 	}
@@ -100,15 +113,15 @@ func (r *reacher) ask(ctx context.Context) string {
 	}
 	deadline, _ := ctx.Deadline()
 	if err := r.conn.SetDeadline(deadline); err != nil {
-		return "-"
+		return nobody
 	}
 	if _, err := fmt.Fprintln(r.conn, "?"); err != nil {
-		return "-"
+		return nobody
 	}
 	line, err := bufio.NewReader(r.conn).ReadString('\n')
 	who, _, _ := strings.Cut(line, " ")
 	if err != nil || who == "" {
-		return "-"
+		return nobody
 	}
 	return who
 }
