@@ -64,6 +64,9 @@ func (a *overTime) add() ([]rest.Route, error) {
 			return nil, fmt.Errorf("assembling: %w", err)
 		}
 	}
+	if err := builtin.Setup(a.mgr); err != nil {
+		return nil, fmt.Errorf("assembling: %w", err)
+	}
 	a.mgr.GetWebhookServer().Register(builtin.ApprovalWebhookPath, builtin.NewApprovalWebhook(a.mgr))
 	for path, hook := range workflow.NewWebhooks(a.mgr, descriptions, a.o.Namespace) {
 		a.mgr.GetWebhookServer().Register(path, hook)
