@@ -13,6 +13,9 @@ import (
 	"os/signal"
 	"syscall"
 	"testing"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // DataDirVariable names the data directory of the instance to use.
@@ -23,6 +26,7 @@ var world *World
 
 // Main runs a package's journeys. Clusters that are not ready fail the package.
 func Main(m *testing.M) {
+	log.SetLogger(logr.Discard()) // what clients log is in their errors, too
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code, err := run(ctx, m)
 	stop()
