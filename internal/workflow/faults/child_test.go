@@ -43,6 +43,9 @@ const (
 	envFolder     = "YUNFAN_TEST_FAULTS_FOLDER"
 )
 
+// taken begins the detail of a write that the hub has taken, before its resource version.
+const taken = "taken as "
+
 // The points at which a server says that it has got there, and waits to be told to go on.
 const (
 	pointStarted = "started" // the process runs
@@ -174,11 +177,33 @@ func (w *watched) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.child.reach(outlast, steps, pointWritten, strconv.Itoa(answer.StatusCode)); err != nil {
+	detail, err := verdict(answer)
+	if err == nil {
+		err = w.child.reach(outlast, steps, pointWritten, detail)
+	}
+	if err != nil {
 		answer.Body.Close()
 		return nil, err
 	}
 	return answer, nil
+}
+
+// verdict is what the hub has answered to a write: the resource version of what it took, otherwise the code.
+func verdict(answer *http.Response) (string, error) {
+	if answer.StatusCode != http.StatusOK {
+		return strconv.Itoa(answer.StatusCode), nil
+	}
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return "", err
+	}
+	answer.Body.Close()
+	answer.Body = io.NopCloser(bytes.NewReader(body))
+	run := &v1alpha1.WorkflowRun{}
+	if err := json.Unmarshal(body, run); err != nil {
+		return "", err
+	}
+	return taken + run.ResourceVersion, nil
 }
 
 // endedNow are the steps that this write is the first of this server's to call ended.

@@ -2,6 +2,7 @@
 package faults_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,6 +85,28 @@ type process struct {
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
 func (p *process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// freeze stops a process and waits until it stands: on a busy machine its threads go on for a while.
+func (w *world) freeze(p *process) {
+	p.signal(syscall.SIGSTOP)
+	for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid()))
+		if err == nil && len(threads) > 0 && !slices.ContainsFunc(threads, runs) {
+			return
+		}
+	}
+	w.Errorf("server %d does not stand still", p.pid())
+}
+
+// runs says whether the thread of a stat file of the kernel's is not stopped; proc(5).
+func runs(stat string) bool {
+	text, err := os.ReadFile(stat)
+	if err != nil {
+		return false // the thread has ended
+	}
+	state := text[bytes.LastIndexByte(text, ')')+1:]
+	return !bytes.HasPrefix(state, []byte(" T"))
+}
 
 // world is what servers work on: their hub behind a proxy, records, and what counts their effects.
 type world struct {
