@@ -19,6 +19,10 @@ const (
 	limited        = "limited"
 )
 
+// PlainName is the name of a user for people, from the one by which Kubernetes knows him: that of the User object, where it
+// is one of the platform's. Others are named as they are.
+func PlainName(name string) string { return strings.TrimPrefix(name, UserPrefix) }
+
 // TenantGroup has those with a role in the whole of a tenant.
 func TenantGroup(tenant string, role Role) string { return tenantGroup + tenant + ":" + lower(role) }
 

@@ -2,6 +2,8 @@ package v1alpha1
 
 import (
 	"encoding/json"
+	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -273,6 +275,25 @@ type ApprovalWanted struct {
 	// +optional
 	// +listType=set
 	Editable []string `json:"editable,omitempty"`
+}
+
+// MayDecide says whether the user, in a tenant, has one of the roles or is one of the users. A platform administrator has
+// every role, an administrator of the tenant that of an operator.
+func (w *ApprovalWanted) MayDecide(tenant string, user *Actor) bool {
+	if name, ours := strings.CutPrefix(user.Name, UserPrefix); ours && slices.Contains(w.Users, name) {
+		return true
+	}
+	in := func(group string) bool { return slices.Contains(user.Groups, group) }
+	admin := in(TenantGroup(tenant, RoleAdmin))
+	for _, role := range w.Roles {
+		switch {
+		case in(GroupPlatformAdmin),
+			role == ApproverAdmin && admin,
+			role == ApproverOperator && (admin || in(TenantGroup(tenant, RoleOperator))):
+			return true
+		}
+	}
+	return false
 }
 
 // ApproverRole is a role that may approve.

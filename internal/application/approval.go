@@ -196,7 +196,7 @@ func (r *Reconciler) conclude(ctx context.Context, w *world, p *Plan, run *v1alp
 		release.Phase, release.By, release.Message = v1alpha1.ReleaseRejected, nil, why(run)
 	default:
 		release.Phase, release.By = v1alpha1.ReleaseWaiting, nil
-		who := strings.TrimPrefix(release.User, v1alpha1.UserPrefix)
+		who := v1alpha1.PlainName(release.User)
 		release.Message = fmt.Sprintf("an Admin of tenant %s other than %s, who made the change, approves it, or any other platform administrator: "+
 			"yunfan approve %s -n %s", w.app.Namespace, who, run.Name, w.app.Namespace)
 	}
@@ -233,7 +233,7 @@ func why(run *v1alpha1.WorkflowRun) string {
 		}
 	}
 	if run.Status.Phase == v1alpha1.RunAborted && run.Spec.ChangedBy != nil {
-		text = fmt.Sprintf("aborted by %s: %s", strings.TrimPrefix(run.Spec.ChangedBy.Name, v1alpha1.UserPrefix), cmp.Or(run.Spec.Reason, "no reason given"))
+		text = fmt.Sprintf("aborted by %s: %s", v1alpha1.PlainName(run.Spec.ChangedBy.Name), cmp.Or(run.Spec.Reason, "no reason given"))
 	}
 	return cmp.Or(text, "the run has failed")
 }

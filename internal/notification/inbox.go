@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -59,7 +58,7 @@ type Inbox struct {
 // myself is the User who asks.
 func (s *Service) myself(ctx context.Context, from client.Reader) (*v1alpha1.User, error) {
 	asking := rest.UserOf(ctx)
-	name, own := strings.CutPrefix(asking.Name, v1alpha1.UserPrefix)
+	name, own := asking.OfPlatform()
 	if !own {
 		return nil, apierrors.NewBadRequest("only users of the platform have an inbox: you are known by the hub's own means")
 	}

@@ -98,7 +98,7 @@ func (s *Service) subscribed(ctx context.Context, m outbound.Message, receivers 
 func (s *Service) named(ctx context.Context, tenant string, to outbound.Recipient) ([]string, error) {
 	switch {
 	case to.User != "":
-		return []string{strings.TrimPrefix(to.User, v1alpha1.UserPrefix)}, nil
+		return []string{v1alpha1.PlainName(to.User)}, nil
 	case to.Role != "" && tenant == "":
 		return nil, fmt.Errorf("looking for recipients: role %s is one in a tenant, and the message is about none", to.Role)
 	case to.Role != "":

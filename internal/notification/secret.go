@@ -183,7 +183,7 @@ func (s *Service) testReceiver(r *http.Request) (*Tried, error) {
 }
 
 func (s *Service) testEnvelope(ctx context.Context, tenant string) (*envelope, error) {
-	data := bounded(map[string]string{"user": strings.TrimPrefix(rest.UserOf(ctx).Name, v1alpha1.UserPrefix)})
+	data := bounded(map[string]string{"user": v1alpha1.PlainName(rest.UserOf(ctx).Name)})
 	said, err := s.topics[topicTest].render(data)
 	if err != nil {
 		return nil, err

@@ -302,11 +302,7 @@ func (*release) Describe() action.Description {
 
 // Run takes back until nothing of it is left. What people use already is not taken from them.
 func (a *release) Run(ctx context.Context, call *action.Call) (action.Outcome, error) {
-	in := input{}
-	if err := call.Decode(&in); err != nil {
-		return action.Outcome{}, err
-	}
-	req, err := a.request(ctx, call, &in)
+	req, err := a.asked(ctx, call)
 	if err != nil {
 		return action.Outcome{}, err
 	}

@@ -52,11 +52,7 @@ func (*check) Describe() action.Description {
 
 // Run examines the request.
 func (a *check) Run(ctx context.Context, call *action.Call) (action.Outcome, error) {
-	in := input{}
-	if err := call.Decode(&in); err != nil {
-		return action.Outcome{}, err
-	}
-	req, err := a.request(ctx, call, &in)
+	req, err := a.asked(ctx, call)
 	if err == nil {
 		err = open(req)
 	}

@@ -123,7 +123,26 @@ func person(a *v1alpha1.Actor) string {
 	if a == nil {
 		return "somebody unknown"
 	}
-	return bare(a.Name)
+	return v1alpha1.PlainName(a.Name)
+}
+
+// asked reads the request that a call is about, where the action has no other inputs.
+func (r *Requests) asked(ctx context.Context, call *action.Call) (*v1alpha1.ResourceRequest, error) {
+	in := input{}
+	if err := call.Decode(&in); err != nil {
+		return nil, err
+	}
+	return r.request(ctx, call, &in)
+}
+
+// about reads the request that a call is about, and its partition; nil if there is none.
+func (r *Requests) about(ctx context.Context, call *action.Call) (*v1alpha1.ResourceRequest, *v1alpha1.Partition, error) {
+	req, err := r.asked(ctx, call)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := r.partition(ctx, req.Namespace, req.Spec.Wanted.Partition)
+	return req, p, err
 }
 
 // request reads the request of a call past the cache. One that is gone, finished or another of the same name does not go

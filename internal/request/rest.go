@@ -38,8 +38,6 @@ func badRequest(format string, args ...any) error {
 	return apierrors.NewBadRequest(fmt.Sprintf(format, args...))
 }
 
-func bare(name string) string { return strings.TrimPrefix(name, v1alpha1.UserPrefix) }
-
 // nameOf is the name of the request in the annotation of who carries a term.
 func nameOf(holder string) string {
 	name, _, _ := strings.Cut(holder, "/")
@@ -132,7 +130,7 @@ func (r *Requests) list(req *http.Request) (rest.Page[Row], error) {
 		return rest.Page[Row]{}, err
 	}
 	// Questions about users of the platform are answered here; the hub is not asked about each request.
-	limited := strings.HasPrefix(rest.UserOf(ctx).Name, v1alpha1.UserPrefix)
+	_, limited := rest.UserOf(ctx).OfPlatform()
 	var rows []Row
 	for i := range all.Items {
 		one := &all.Items[i]

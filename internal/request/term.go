@@ -34,11 +34,7 @@ func (*activate) Describe() action.Description {
 
 // Run looks at the partition.
 func (a *activate) Run(ctx context.Context, call *action.Call) (action.Outcome, error) {
-	in := input{}
-	if err := call.Decode(&in); err != nil {
-		return action.Outcome{}, err
-	}
-	req, err := a.request(ctx, call, &in)
+	req, err := a.asked(ctx, call)
 	if err != nil {
 		return action.Outcome{}, err
 	}
@@ -99,15 +95,7 @@ type noticed struct {
 
 // Run reads the term anew each time: it may have been moved, and so may the clock.
 func (a *term) Run(ctx context.Context, call *action.Call) (action.Outcome, error) {
-	in := input{}
-	if err := call.Decode(&in); err != nil {
-		return action.Outcome{}, err
-	}
-	req, err := a.request(ctx, call, &in)
-	if err != nil {
-		return action.Outcome{}, err
-	}
-	p, err := a.partition(ctx, req.Namespace, req.Spec.Wanted.Partition)
+	req, p, err := a.about(ctx, call)
 	if err != nil {
 		return action.Outcome{}, err
 	}
@@ -196,15 +184,7 @@ type reminded struct {
 
 // Run gives back what is empty, and waits for what is not.
 func (a *reclaim) Run(ctx context.Context, call *action.Call) (action.Outcome, error) {
-	in := input{}
-	if err := call.Decode(&in); err != nil {
-		return action.Outcome{}, err
-	}
-	req, err := a.request(ctx, call, &in)
-	if err != nil {
-		return action.Outcome{}, err
-	}
-	p, err := a.partition(ctx, req.Namespace, req.Spec.Wanted.Partition)
+	req, p, err := a.about(ctx, call)
 	if err != nil {
 		return action.Outcome{}, err
 	}

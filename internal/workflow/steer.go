@@ -37,7 +37,7 @@ func by(actor *v1alpha1.Actor) string {
 	if actor == nil {
 		return ""
 	}
-	return " by " + bare(actor.Name)
+	return " by " + v1alpha1.PlainName(actor.Name)
 }
 
 func (t *turn) runTimeout() time.Duration {
@@ -200,12 +200,9 @@ func actor(run *v1alpha1.WorkflowRun, st *v1alpha1.StepStatus) v1alpha1.Actor {
 	return v1alpha1.Actor{}
 }
 
-// bare is a user's name without the platform's prefix.
-func bare(name string) string { return strings.TrimPrefix(name, v1alpha1.UserPrefix) }
-
 func userName(run *v1alpha1.WorkflowRun) string {
 	if run.Spec.User == nil {
 		return ""
 	}
-	return bare(run.Spec.User.Name)
+	return v1alpha1.PlainName(run.Spec.User.Name)
 }

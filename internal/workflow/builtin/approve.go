@@ -209,7 +209,7 @@ func (a *approve) tell(ctx context.Context, call *action.Call, wanted *v1alpha1.
 	m := outbound.Message{
 		Key: call.Key + "-wanted-" + strconv.FormatInt(number, 10), Tenant: call.Run.Namespace, Topic: topicApprovalWanted,
 		Data: map[string]string{
-			"run": call.Run.Name, "tenant": call.Run.Namespace, "step": call.Step, "user": plain(call.User.Name),
+			"run": call.Run.Name, "tenant": call.Run.Namespace, "step": call.Step, "user": v1alpha1.PlainName(call.User.Name),
 			"subject": cmp.Or(wanted.Subject, call.Step), "values": values(wanted.Values),
 		},
 	}

@@ -4,7 +4,6 @@ package builtin
 
 import (
 	"context"
-	"strings"
 	"unicode/utf8"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -51,9 +50,6 @@ func Actions(o Options) []action.Action {
 		&container{hub: o.Hub, members: o.Members, may: o.May, logs: newProgress()},
 	}
 }
-
-// plain is a user's name without the prefix that Kubernetes knows him by.
-func plain(name string) string { return strings.TrimPrefix(name, v1alpha1.UserPrefix) }
 
 // cut shortens a text to at most so many bytes, and never within a character.
 func cut(text string, most int) string {

@@ -182,11 +182,11 @@ func (c *container) create(ctx context.Context, j *job) (*batchv1.Job, error) {
 		Verb: verbDeploy, Group: v1alpha1.GroupVersion.Group, Resource: "partitions", Namespace: j.partition.Namespace, Name: j.partition.Name,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("asking whether %s may deploy to partition %s: %w", plain(j.call.User.Name), j.partition.Name, err)
+		return nil, fmt.Errorf("asking whether %s may deploy to partition %s: %w", v1alpha1.PlainName(j.call.User.Name), j.partition.Name, err)
 	}
 	if !may {
 		return nil, action.Failed(fmt.Errorf("%s may not deploy to partition %s of tenant %s: ask an administrator of the tenant, then retry the step",
-			plain(j.call.User.Name), j.partition.Name, j.partition.Namespace))
+			v1alpha1.PlainName(j.call.User.Name), j.partition.Name, j.partition.Namespace))
 	}
 	if !j.partition.DeletionTimestamp.IsZero() {
 		return nil, action.Failed(fmt.Errorf("partition %s is being deleted", j.partition.Name))
@@ -261,7 +261,7 @@ func (j *job) manifest() *batchv1.Job {
 			Key: v1alpha1.TaintTenant, Operator: corev1.TolerationOpEqual, Value: j.partition.Namespace, Effect: corev1.TaintEffectNoSchedule,
 		}}
 	}
-	annotations := map[string]string{"yunfan.io/run": j.call.Run.Name, "yunfan.io/user": plain(j.call.User.Name)}
+	annotations := map[string]string{"yunfan.io/run": j.call.Run.Name, "yunfan.io/user": v1alpha1.PlainName(j.call.User.Name)}
 	return &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{Namespace: j.key.Namespace, Name: j.key.Name, Labels: j.labels(), Annotations: annotations},
 		Spec: batchv1.JobSpec{

@@ -50,10 +50,10 @@ func (h *request) secret(ctx context.Context, call *action.Call, ref *secretRef)
 		Verb: "list", Group: v1alpha1.GroupVersion.Group, Resource: "secrets", Namespace: tenant,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("asking whether %s may use secret %s: %w", plain(call.User.Name), ref.Name, err)
+		return nil, fmt.Errorf("asking whether %s may use secret %s: %w", v1alpha1.PlainName(call.User.Name), ref.Name, err)
 	}
 	if !may {
-		return nil, action.Failed(fmt.Errorf("%s may not use secrets of tenant %s in requests: it takes a role in the whole tenant", plain(call.User.Name), tenant))
+		return nil, action.Failed(fmt.Errorf("%s may not use secrets of tenant %s in requests: it takes a role in the whole tenant", v1alpha1.PlainName(call.User.Name), tenant))
 	}
 	values, err := h.secrets.Values(ctx, tenant, ref.Name)
 	if err != nil {

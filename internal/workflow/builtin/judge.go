@@ -42,33 +42,14 @@ func judge(tenant string, owners []v1alpha1.Actor, wanted *v1alpha1.ApprovalWant
 	case a.Spec.Digest != wanted.Digest:
 		return refuse(reasonDigestMismatch, "it is for digest %s, and what is to be decided now has digest %s: look at the step again", a.Spec.Digest, wanted.Digest)
 	case slices.ContainsFunc(owners, func(o v1alpha1.Actor) bool { return o.Name == user.Name }):
-		return refuse(reasonOwnRun, "%s started or retried the run: somebody else must decide", plain(user.Name))
-	case !allowed(tenant, user, wanted):
-		return refuse(reasonNotAllowed, "%s is none of those who may decide: %s", plain(user.Name), deciders(wanted))
+		return refuse(reasonOwnRun, "%s started or retried the run: somebody else must decide", v1alpha1.PlainName(user.Name))
+	case !wanted.MayDecide(tenant, user):
+		return refuse(reasonNotAllowed, "%s is none of those who may decide: %s", v1alpha1.PlainName(user.Name), deciders(wanted))
 	}
 	if err := checkValues(wanted, a); err != nil {
 		return refuse(reasonValueNotAllowed, "%v", err)
 	}
 	return verdict{reasonCounted, "it counts"}
-}
-
-// allowed says whether the user has one of the roles, or is one of the users. A platform administrator has every role,
-// an administrator of the tenant that of an operator.
-func allowed(tenant string, user *v1alpha1.Actor, wanted *v1alpha1.ApprovalWanted) bool {
-	if name, ours := strings.CutPrefix(user.Name, v1alpha1.UserPrefix); ours && slices.Contains(wanted.Users, name) {
-		return true
-	}
-	in := func(group string) bool { return slices.Contains(user.Groups, group) }
-	admin := in(v1alpha1.TenantGroup(tenant, v1alpha1.RoleAdmin))
-	for _, role := range wanted.Roles {
-		switch {
-		case in(v1alpha1.GroupPlatformAdmin),
-			role == v1alpha1.ApproverAdmin && admin,
-			role == v1alpha1.ApproverOperator && (admin || in(v1alpha1.TenantGroup(tenant, v1alpha1.RoleOperator))):
-			return true
-		}
-	}
-	return false
 }
 
 // deciders names those who may decide.

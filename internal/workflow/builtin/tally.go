@@ -79,7 +79,7 @@ func (a *approve) count(ctx context.Context, t *tally) error {
 			failures = append(failures, err)
 		} else if v.counts() {
 			t.add(one)
-			t.call.Log("%s: %s %s", plain(one.Spec.User.Name), one.Spec.Decision, cut(one.Spec.Comment, 300))
+			t.call.Log("%s: %s %s", v1alpha1.PlainName(one.Spec.User.Name), one.Spec.Decision, cut(one.Spec.Comment, 300))
 		}
 	}
 	return errors.Join(failures...)
@@ -104,7 +104,7 @@ func (t *tally) room(one *v1alpha1.Approval) verdict {
 	case t.decided():
 		return refuse(reasonAlreadyDecided, "step %s was decided before", t.call.Step)
 	case one.Spec.Decision == v1alpha1.DecisionApproved && slices.ContainsFunc(t.counted, same):
-		return refuse(reasonAlreadyDecided, "%s has approved already: it takes different people", plain(one.Spec.User.Name))
+		return refuse(reasonAlreadyDecided, "%s has approved already: it takes different people", v1alpha1.PlainName(one.Spec.User.Name))
 	}
 	return verdict{reasonCounted, "it counts"}
 }
@@ -146,7 +146,7 @@ func (t *tally) outcome(in *approveInputs) (action.Outcome, error) {
 	}
 	var by, comments []string
 	for _, one := range deciding {
-		by = append(by, plain(one.Spec.User.Name))
+		by = append(by, v1alpha1.PlainName(one.Spec.User.Name))
 		if one.Spec.Comment != "" {
 			comments = append(comments, one.Spec.Comment)
 		}

@@ -41,7 +41,7 @@ func (v *validator) ValidateCreate(ctx context.Context, a *v1alpha1.Approval) (a
 		return nil, nil //nolint:nilerr // it is judged again before it counts
 	}
 	if result.counts() && a.Spec.Decision == v1alpha1.DecisionApproved && v.approvedBefore(ctx, a) {
-		result = refuse(reasonAlreadyDecided, "%s has approved already: it takes different people", plain(a.Spec.User.Name))
+		result = refuse(reasonAlreadyDecided, "%s has approved already: it takes different people", v1alpha1.PlainName(a.Spec.User.Name))
 	}
 	if !result.counts() {
 		return nil, errors.New(result.reason + ": " + result.message)

@@ -171,7 +171,7 @@ func printSteps(out io.Writer, run *v1alpha1.WorkflowRun) error {
 			message = strings.TrimSpace("(also after " + strings.Join(line.alsoAfter, ", ") + ") " + message)
 		}
 		fmt.Fprintf(tab, "%s%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", line.indent, line.step.Name, line.step.Action, cmp.Or(s.Phase, v1alpha1.StepPending), attempt,
-			stamp(s.StartTime), cmp.Or(took(timeOf(s.StartTime), timeOf(s.FinishTime)), "-"), cmp.Or(strings.TrimPrefix(s.Actor, v1alpha1.UserPrefix), "-"), cmp.Or(message, "-"))
+			stamp(s.StartTime), cmp.Or(took(timeOf(s.StartTime), timeOf(s.FinishTime)), "-"), cmp.Or(v1alpha1.PlainName(s.Actor), "-"), cmp.Or(message, "-"))
 	}
 	if err := tab.Flush(); err != nil {
 		return fmt.Errorf("writing the steps: %w", err)
@@ -274,5 +274,5 @@ func person(a *v1alpha1.Actor) string {
 	if a == nil {
 		return "-"
 	}
-	return strings.TrimPrefix(a.Name, v1alpha1.UserPrefix)
+	return v1alpha1.PlainName(a.Name)
 }

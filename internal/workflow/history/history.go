@@ -12,7 +12,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -228,5 +227,5 @@ func userName(a *v1alpha1.Actor) string {
 	if a == nil {
 		return ""
 	}
-	return strings.TrimPrefix(a.Name, v1alpha1.UserPrefix)
+	return v1alpha1.PlainName(a.Name)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -103,7 +102,7 @@ func wantedOf(run *v1alpha1.WorkflowRun, step *v1alpha1.StepStatus, relation str
 		Count: max(1, asked.Count), AskedBy: row.User, Since: row.CreatedAt,
 	}
 	for _, name := range approved {
-		w.ApprovedBy = append(w.ApprovedBy, strings.TrimPrefix(name, v1alpha1.UserPrefix))
+		w.ApprovedBy = append(w.ApprovedBy, v1alpha1.PlainName(name))
 	}
 	if step.StartTime != nil {
 		w.Since = step.StartTime.UTC()
@@ -143,20 +142,8 @@ func relationOf(run *v1alpha1.WorkflowRun, asked *v1alpha1.ApprovalWanted, appro
 		return RelationAsked
 	case slices.Contains(approved, user.Name):
 		return ""
-	case slices.Contains(asked.Users, strings.TrimPrefix(user.Name, v1alpha1.UserPrefix)) && strings.HasPrefix(user.Name, v1alpha1.UserPrefix),
-		slices.Contains(user.Groups, v1alpha1.GroupPlatformAdmin) && len(asked.Roles) > 0,
-		slices.ContainsFunc(user.Groups, func(group string) bool { return decides(group, run.Namespace, asked.Roles) }):
+	case asked.MayDecide(run.Namespace, &v1alpha1.Actor{Name: user.Name, Groups: user.Groups}):
 		return RelationDecide
 	}
 	return ""
-}
-
-// decides says whether a group of a tenant has one of the roles.
-func decides(group, tenant string, roles []v1alpha1.ApproverRole) bool {
-	grant, ok := v1alpha1.ParseGroup(group)
-	if !ok || grant.Tenant != tenant || grant.Limited || grant.Partition != "" {
-		return false
-	}
-	return grant.Role == v1alpha1.RoleAdmin && (slices.Contains(roles, v1alpha1.ApproverAdmin) || slices.Contains(roles, v1alpha1.ApproverOperator)) ||
-		grant.Role == v1alpha1.RoleOperator && slices.Contains(roles, v1alpha1.ApproverOperator)
 }
