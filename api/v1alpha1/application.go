@@ -344,21 +344,6 @@ type Override struct {
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 }
 
-// StrategyType is a way to move from one revision to the next. RollingUpdate: all partitions at once, each pod by pod.
-// +kubebuilder:validation:Enum=RollingUpdate
-type StrategyType string
-
-// StrategyRollingUpdate changes all partitions at once, pod by pod.
-const StrategyRollingUpdate StrategyType = "RollingUpdate"
-
-// Strategy is the way to move from one revision to the next.
-type Strategy struct {
-	// Type of the strategy.
-	// +optional
-	// +kubebuilder:default=RollingUpdate
-	Type StrategyType `json:"type,omitempty"`
-}
-
 // ApplicationStatus is the state of an application over all its partitions.
 type ApplicationStatus struct {
 	// ObservedGeneration is the generation of the spec this status was made for.
@@ -375,6 +360,9 @@ type ApplicationStatus struct {
 	// +listType=map
 	// +listMapKey=partition
 	Placements []PlacementStatus `json:"placements,omitempty"`
+	// Rollout is the newest one; it moves the application to the revision, or has.
+	// +optional
+	Rollout string `json:"rollout,omitempty"`
 	// Release is the approval of the revision, where partitions ask for one.
 	// +optional
 	Release *ReleaseStatus `json:"release,omitempty"`

@@ -65,7 +65,37 @@ type ClusterSpec struct {
 	// +kubebuilder:validation:items:MaxLength=43
 	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="write a range like 203.0.113.16/28, or one address as 203.0.113.16/32"
 	ExternalIPs []string `json:"externalIPs,omitempty"`
+	// Gateway is what brings requests from the edge to pods.
+	// +optional
+	Gateway Gateway `json:"gateway,omitempty"`
 }
+
+// Gateway is what brings requests from the edge to pods.
+type Gateway struct {
+	// Mode Managed has the platform run a gateway on each node; None brings no Routes to this cluster.
+	// +optional
+	// +kubebuilder:default=None
+	Mode GatewayMode `json:"mode,omitempty"`
+	// NodePort at which the gateway of each node answers the edge; 30080 is the default.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=65535
+	NodePort int32 `json:"nodePort,omitempty"`
+	// Image of the gateway; the platform's own if empty.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	Image string `json:"image,omitempty"`
+}
+
+// GatewayMode says who runs the gateway.
+// +kubebuilder:validation:Enum=None;Managed
+type GatewayMode string
+
+// Who runs the gateway.
+const (
+	GatewayNone    GatewayMode = "None"
+	GatewayManaged GatewayMode = "Managed"
+)
 
 // PortReport says what is reported of each node. Off: nothing. Ports: ports in use. Programs: and the names of the
 // programs, for which the reporter sees all processes of the node.
@@ -144,6 +174,12 @@ type ClusterStatus struct {
 	// Network is what of the cluster is kept from tenants' pods.
 	// +optional
 	Network ClusterNetwork `json:"network,omitempty"`
+	// Gateways are the replicas of the gateway, in the order of their nodes.
+	// +optional
+	// +listType=map
+	// +listMapKey=node
+	// +kubebuilder:validation:MaxItems=1000
+	Gateways []GatewayReplica `json:"gateways,omitempty"`
 	// LastSeenTime is when the API server last answered. While it answers it is renewed every 30 seconds only.
 	// +optional
 	LastSeenTime *metav1.Time `json:"lastSeenTime,omitempty"`
@@ -173,6 +209,22 @@ type ClusterNetwork struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Pods []string `json:"pods,omitempty"`
+}
+
+// GatewayReplica is the gateway on one node.
+type GatewayReplica struct {
+	// Node it runs on.
+	// +required
+	Node string `json:"node"`
+	// Pod it is.
+	// +optional
+	Pod string `json:"pod,omitempty"`
+	// Address at which it answers the edge, like 192.0.2.7:30080.
+	// +optional
+	Address string `json:"address,omitempty"`
+	// Ready says that it answers.
+	// +optional
+	Ready bool `json:"ready"`
 }
 
 // NodeCount counts nodes.

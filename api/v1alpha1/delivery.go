@@ -48,7 +48,40 @@ type DeliverySpec struct {
 	// Stopped takes away all pods and leaves everything else.
 	// +optional
 	Stopped bool `json:"stopped,omitempty"`
+	// Traffic is what the partition gets of the requests that Routes bring.
+	// +optional
+	Traffic *Traffic `json:"traffic,omitempty"`
 }
+
+// Traffic is what a partition gets of the requests that Routes bring. Edge and gateways hold to it.
+type Traffic struct {
+	// Closed brings no new requests; what is under way may end.
+	// +optional
+	Closed bool `json:"closed,omitempty"`
+	// UntilHealthy ends Closed by itself once the Delivery is Healthy at its newest generation and its cluster answers: for
+	// partitions that cannot be reached now.
+	// +optional
+	UntilHealthy bool `json:"untilHealthy,omitempty"`
+	// Weight of the candidate, in percent; 0 lets only those reach it who ask for it with the header that testers use.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	Weight int32 `json:"weight,omitempty"`
+	// Matches are the requests that the candidate gets whatever its weight.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Matches []RouteMatch `json:"matches,omitempty"`
+	// Mirror is the percentage of the stable track's requests that the candidate gets a copy of.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	Mirror int32 `json:"mirror,omitempty"`
+}
+
+// HeaderTrack is the request header with which testers reach the candidate before anybody else does: its value is
+// Candidate.
+const HeaderTrack = "Yunfan-Track"
 
 // TrackRole says what a track is for. Stable: what users get. Candidate: what is being rolled out beside it.
 // +kubebuilder:validation:Enum=Stable;Candidate
@@ -68,6 +101,12 @@ type Track struct {
 	// Revision that runs.
 	// +required
 	Revision string `json:"revision"`
+	// Suffix of the names of its workloads: <component>-<suffix>, or <component> if empty. It is decided when the track
+	// begins to run beside another, and kept for as long as the workloads live, for selectors cannot be changed.
+	// +optional
+	// +kubebuilder:validation:MaxLength=12
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]*$`
+	Suffix string `json:"suffix,omitempty"`
 	// Replicas by component, in this partition. DaemonSets have no entry.
 	// +optional
 	Replicas map[string]int32 `json:"replicas,omitempty"`
