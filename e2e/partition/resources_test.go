@@ -197,16 +197,17 @@ func TestRES14GPU(t *testing.T) {
 	j.Ready(one)
 	running := j.Pods(journey.Beijing, p.MemberNamespace(), "one")[0]
 	j.Expect(j.Kubectl(journey.Beijing, "-n", p.MemberNamespace(), "exec", running.Name, "--", "/bin/env")).To(ContainSubstring("FAKE_GPU=[fake-"), "the kubelet gave it a device")
-	j.Refused("two", journey.In("gpu"), journey.Echo("two", gpu), "requests.nvidia.com/gpu: 1 wanted, others use 1 of 1")
-	past := &corev1.Pod{ObjectMeta: journey.Named(p.MemberNamespace(), "past"), Spec: *running.Spec.DeepCopy()}
-	past.Spec.NodeName = ""
-	j.Expect(j.Clusters[journey.Beijing].Create(j.Context(), past)).To(MatchError(ContainSubstring("exceeded quota: yunfan, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=1")))
-
+	// A placement is judged by what the partition was last seen to use: before that is counted, the cluster refuses the pod.
 	j.Eventually(func() string {
 		j.Expect(j.Get(p)).To(Succeed())
 		used, hard, free := p.Status.Used["requests.nvidia.com/gpu"], p.Status.Hard["requests.nvidia.com/gpu"], p.Status.Free["nvidia.com/gpu"]
 		return used.String() + " of " + hard.String() + ", free " + free.String()
 	}).Should(Equal("1 of 1, free 1"))
+	j.Refused("two", journey.In("gpu"), journey.Echo("two", gpu), "requests.nvidia.com/gpu: 1 wanted, others use 1 of 1")
+	past := &corev1.Pod{ObjectMeta: journey.Named(p.MemberNamespace(), "past"), Spec: *running.Spec.DeepCopy()}
+	past.Spec.NodeName = ""
+	j.Expect(j.Clusters[journey.Beijing].Create(j.Context(), past)).To(MatchError(ContainSubstring("exceeded quota: yunfan, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=1")))
+
 	cluster := &v1alpha1.Cluster{}
 	j.Eventually(func() string {
 		j.Expect(j.Hub().Get(j.Context(), client.ObjectKey{Name: journey.Beijing}, cluster)).To(Succeed())
