@@ -86,7 +86,7 @@ func TestApplicationRules(t *testing.T) {
 		"override port 0":           {"spec: {placement: {partitions: [{name: a, overrides: [{component: web, nodePorts: {http: 0}}]}]}}", "a node port is a number from 1 to 65535"},
 		"override":                  {"spec: {placement: {partitions: [{name: a, overrides: [{component: web, nodePorts: {http: 30001}, images: {web: x}, env: [{name: A, value: b}], resources: {requests: {cpu: 100m}}}]}]}}", ""},
 		"two overrides of one":      {"spec: {placement: {partitions: [{name: a, overrides: [{component: web}, {component: web}]}]}}", "Duplicate value"},
-		"unknown strategy":          {"spec: {strategy: {type: Canary}}", "spec.strategy.type"},
+		"unknown strategy":          {"spec: {strategy: {type: Sideways}}", "spec.strategy.type"},
 	}
 	namespace := testkit.Namespace(t, hub.Client)
 	for name, tc := range cases {
