@@ -52,7 +52,7 @@ type Question struct {
 // groupsOfResources are the API groups of what people ask for without saying the group.
 var groupsOfResources = map[string]string{
 	"deployments": "apps", "statefulsets": "apps", "daemonsets": "apps", "replicasets": "apps", "jobs": "batch", "cronjobs": "batch",
-	"horizontalpodautoscalers": "autoscaling", "endpointslices": "discovery.k8s.io", "networkpolicies": "networking.k8s.io", "ingresses": "networking.k8s.io",
+	"horizontalpodautoscalers": "autoscaling", "endpointslices": "discovery.k8s.io", "networkpolicies": "networking.k8s.io", "ingresses": "networking.k8s.io", "httproutes": "gateway.networking.k8s.io",
 	"roles": "rbac.authorization.k8s.io", "rolebindings": "rbac.authorization.k8s.io",
 	"clusterroles": "rbac.authorization.k8s.io", "clusterrolebindings": "rbac.authorization.k8s.io",
 }

@@ -136,6 +136,7 @@ func memberRoles() map[string][]rbacv1.PolicyRule {
 		on("discovery.k8s.io", readVerbs, "endpointslices"),
 		on("events.k8s.io", readVerbs, "events"),
 		on("networking.k8s.io", readVerbs, "networkpolicies"),
+		on("gateway.networking.k8s.io", readVerbs, "httproutes"),
 		on("metrics.k8s.io", []string{"get", "list"}, "pods"),
 	}
 	act := append(slices.Clone(look),
