@@ -80,7 +80,7 @@ type Path struct {
 
 // Target is one partition.
 type Target struct {
-	// Name of the partition's namespace in its cluster: what gateways know it by.
+	// Name is TargetName: the partition's namespace in its cluster, which is what gateways know it by, and the cluster.
 	Name string `json:"name"`
 	// Label is for people: tenant/partition.
 	Label string `json:"label"`
@@ -196,6 +196,9 @@ type TargetState struct {
 	Up bool `json:"up"`
 	// Probe is what the last probe that failed said, for people.
 	Probe string `json:"probe,omitempty"`
+	// DownServers are those of its servers that do not answer the probe, and get nothing. Drivers that cannot tell leave
+	// it empty.
+	DownServers []string `json:"downServers,omitempty"`
 	// Requests that had an answer, and Failures among them: answers of 500 and more, and those that broke.
 	Requests uint64 `json:"requests"`
 	Failures uint64 `json:"failures"`
