@@ -79,6 +79,14 @@ const (
 	ReasonNodePortTaken = "NodePortTaken"
 	// ReasonChartNotSupported: charts cannot be delivered yet.
 	ReasonChartNotSupported = "ChartNotSupported"
+	// ReasonRolloutRunning: a rollout moves the application to another revision; the message names it.
+	ReasonRolloutRunning = "RolloutRunning"
+	// ReasonRolloutFailed: a rollout has failed, and what ran before runs; the message names it and says why.
+	ReasonRolloutFailed = "RolloutFailed"
+	// ReasonRolloutAborted: somebody has aborted a rollout, and what ran before runs.
+	ReasonRolloutAborted = "RolloutAborted"
+	// ReasonRolloutRefused: a rollout was not begun; the message says why.
+	ReasonRolloutRefused = "RolloutRefused"
 	// ReasonStopped: the application is stopped by its spec.
 	ReasonStopped = "Stopped"
 

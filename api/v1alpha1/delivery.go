@@ -51,6 +51,10 @@ type DeliverySpec struct {
 	// Traffic is what the partition gets of the requests that Routes bring.
 	// +optional
 	Traffic *Traffic `json:"traffic,omitempty"`
+	// RollingUpdate bounds how many pods are exchanged at a time when a Deployment is changed in place. Where it says
+	// nothing, components with a service lose no pod before the next one is ready.
+	// +optional
+	RollingUpdate *RollingUpdateStrategy `json:"rollingUpdate,omitempty"`
 }
 
 // Traffic is what a partition gets of the requests that Routes bring. Edge and gateways hold to it.

@@ -45,6 +45,12 @@ const (
 	// AnnotationChangedBy on an Application is who changed its spec last, as Kubernetes knows him. Admission writes it.
 	AnnotationChangedBy = "yunfan.io/changed-by"
 
+	// AnnotationRolloutAgain on an Application begins once more a rollout that has failed, was aborted or refused, each
+	// time its value changes. It is a time, for people to see when that was.
+	AnnotationRolloutAgain = "yunfan.io/rollout-again"
+	// AnnotationGeneration on a Rollout is the generation of the Application that it was made for.
+	AnnotationGeneration = "yunfan.io/generation"
+
 	// AnnotationApproved on an ApplicationRevision says for which application, by its UID, and by which run the revision
 	// was approved, as "<uid> <run>": it needs no other approval.
 	AnnotationApproved = "yunfan.io/approved"
