@@ -31,7 +31,7 @@ type command struct {
 // commandList is a function because "sh" and "help" look into it again.
 func commandList() map[string]command {
 	return map[string]command{
-		"serve":    {"[--http :8080] [--tcp ADDR] [--udp ADDR]  answer requests until SIGTERM", serve},
+		"serve":    {"[--http :8080] [--tcp ADDR] [--udp ADDR] [--start-after 0s] [--ready-after 0s] [--graceful=true]  answer requests until SIGTERM", serve},
 		"cat":      {"FILE…                 show files", cat},
 		"ls":       {"[DIR…]                list folders", list},
 		"write":    {"FILE TEXT…            write a file and store it safely", write},

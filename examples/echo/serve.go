@@ -29,15 +29,20 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	httpAddress := flags.String("http", env("ECHO_HTTP", ":8080"), "address of the web server; empty: none")
 	tcpAddress := flags.String("tcp", env("ECHO_TCP", ""), "address that sends TCP lines back; empty: none")
 	udpAddress := flags.String("udp", env("ECHO_UDP", ""), "address that sends UDP packets back; empty: none")
+	life := newLife()
+	life.flags(flags)
 	if err := flags.Parse(args); err != nil {
 		return exitCode(2)
 	}
 	log := slog.New(slog.NewJSONHandler(out, nil))
+	if !life.begin(ctx, log) {
+		return nil // told to end before it had begun
+	}
 	failed := make(chan error, 3)
 	for _, one := range []struct {
 		address string
 		listen  func(context.Context, *slog.Logger, string, chan<- error) error
-	}{{*httpAddress, serveHTTP}, {*tcpAddress, serveTCP}, {*udpAddress, serveUDP}} {
+	}{{*httpAddress, life.serveHTTP}, {*tcpAddress, serveTCP}, {*udpAddress, serveUDP}} {
 		if one.address == "" {
 			continue
 		}
@@ -49,6 +54,7 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
+		life.end(log)
 		log.Info("stopped")
 		return nil
 	}
@@ -59,17 +65,6 @@ func env(name, otherwise string) string {
 		return v
 	}
 	return otherwise
-}
-
-func serveHTTP(ctx context.Context, log *slog.Logger, address string, failed chan<- error) error {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: handler(log), ReadHeaderTimeout: networkTimeout, IdleTimeout: time.Minute}
-	go func() { failed <- server.Serve(listener) }()
-	log.Info("serving", "http", listener.Addr().String())
-	return nil
 }
 
 func handler(log *slog.Logger) http.Handler {
@@ -105,8 +100,9 @@ func answer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the body is too big", http.StatusRequestEntityTooLarge)
 		return
 	}
+	w.Header().Set("Echo-Bytes", strconv.Itoa(len(body)))
 	writeJSON(w, map[string]any{
-		"hostname": hostname(), "version": os.Getenv("ECHO_VERSION"), "method": r.Method, "path": r.URL.Path, "query": r.URL.RawQuery,
+		"hostname": hostname(), "version": os.Getenv("ECHO_VERSION"), "method": r.Method, "path": r.URL.Path, "query": r.URL.RawQuery, "partition": partition(),
 		"host": r.Host, "from": r.RemoteAddr, "headers": r.Header, "body": string(body),
 	})
 }
