@@ -1,0 +1,66 @@
+// Package route is the hub's side of Routes and Edges: whose a host is, which requests go to which partition, and what
+// every edge serves of that at this moment.
+package route
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/member"
+	"yunfan.io/yunfan/internal/rest"
+	"yunfan.io/yunfan/internal/route/edge"
+)
+
+// Options are what routes are told of the server they are part of.
+type Options struct {
+	// Namespace is the platform's own on the hub: credentials of edges are there.
+	Namespace string
+	// Authorizer decides who sees what.
+	Authorizer *rest.Authorizer
+	// Drivers make the driver of one endpoint; the platform's own if nil.
+	Drivers map[v1alpha1.EdgeDriver]NewDriver
+	// Poll is how often an edge is asked for its state, and Quick while something is not confirmed; a second and 200 ms
+	// if zero.
+	Poll, Quick time.Duration
+}
+
+// NewDriver makes the driver of one endpoint with the content of its Secret.
+type NewDriver func(endpoint string, credentials map[string][]byte) (edge.Driver, error)
+
+// Routes is what the platform knows and does of Routes and Edges.
+type Routes struct {
+	client  client.Client
+	live    client.Reader
+	members member.Lookup
+	edges   *Edges
+	o       Options
+
+	mu           sync.Mutex
+	certificates map[client.ObjectKey]*certificate // by version object; only those in use
+}
+
+// New gives the Routes of a server.
+func New(mgr manager.Manager, members member.Lookup, o Options) *Routes {
+	r := &Routes{
+		client: mgr.GetClient(), live: mgr.GetAPIReader(), members: members, o: o,
+		certificates: map[client.ObjectKey]*certificate{},
+	}
+	r.edges = newEdges(o.Poll, o.Quick)
+	return r
+}
+
+// Edges tells what edges serve.
+func (r *Routes) Edges() *Edges { return r.edges }
+
+// SetupWithManager registers controllers and webhook.
+func (r *Routes) SetupWithManager(mgr manager.Manager) error {
+	if err := mgr.Add(r.edges); err != nil {
+		return fmt.Errorf("adding the edges: %w", err)
+	}
+	return nil
+}
