@@ -39,6 +39,7 @@ bin/yunfan: $(YUNFAN_GO)
 
 -include engine/engine.mk
 -include examples/images.mk
+-include images/images.mk
 
 deps: ## Install the Debian packages that are missing; elsewhere, say which
 	@.ci/deps $(DEBIAN)

@@ -6,12 +6,13 @@ K8S_VERSION            := 1.36.3
 CONTAINERD_VERSION     := 2.4.2
 COREDNS_VERSION        := 1.15.0
 METRICS_SERVER_VERSION := 0.9.0
+TRAEFIK_VERSION        := 3.7.13
 
 E           := bin/engine
 IMAGE_FILES := bin/images/.files
 GO_STATIC   := CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false
 
-ENGINE_NESTED   := coredns etcd kubernetes metricsserver policy runtime volumes
+ENGINE_NESTED   := coredns etcd kubernetes metricsserver policy runtime traefik volumes
 ENGINE_SOURCES  := $(filter-out engine/engine.mk %_test.go $(ENGINE_NESTED:%=engine/%/%),$(shell find engine -type f -not -path '*/testdata/*'))
 CONTAINERD      := $(addprefix $(E)/,containerd containerd-shim-runc-v2 ctr)
 CNI_PLUGINS     := $(addprefix $(E)/cni/,bridge host-local loopback portmap ptp)
@@ -20,7 +21,7 @@ ENGINE_PROGRAMS := $(addprefix $(E)/,yunfan-engine yunfan-kubernetes kubectl etc
 ENGINE_IMAGES   := $(addprefix bin/images/,pause.tar coredns.tar metrics-server.tar volume-provisioner.tar)
 
 .PHONY: engine engine-images engine-test
-engine: $(ENGINE_PROGRAMS) engine-images
+engine: $(ENGINE_PROGRAMS) engine-images bin/gateway/traefik
 engine-images: $(ENGINE_IMAGES)
 engine-test: engine
 	cd engine && go test ./...
@@ -77,6 +78,13 @@ $(CNI_PLUGINS) &: $(call go-mod,runtime)
 $(POLICY) &: $(call go-mod,policy) $(filter-out %_test.go,$(shell find engine/policy -name '*.go'))
 	$(call say,yunfan-policy)
 	@cd engine/policy && $(GO_STATIC) -ldflags "-s -w" -o ../../$(E)/yunfan-policy . && $(GO_STATIC) -ldflags "-s -w" -o ../../$(E)/cni/yunfan-policy ./cni
+
+# The gateway of members, which images/images.mk makes an image of.
+TRAEFIK_MODULE := github.com/traefik/traefik/v3
+bin/gateway/traefik: $(call go-mod,traefik) $(shell find engine/traefik -name '*.go')
+	$(call say,traefik $(TRAEFIK_VERSION) (about 3 minutes the first time))
+	@cd engine/traefik && $(GO_STATIC) -ldflags "-s -w -X $(TRAEFIK_MODULE)/pkg/version.Version=$(TRAEFIK_VERSION)" \
+	  -o ../../$@ $(TRAEFIK_MODULE)/cmd/traefik
 
 $(IMAGE_FILES)/pause: engine/go.mod engine/pause/main.go
 	$(call say,pause)
