@@ -64,6 +64,19 @@ const (
 	ReasonDeliveriesExist = "DeliveriesExist"
 	// ReasonNoEdge: no edge is connected, so nothing is known of the traffic.
 	ReasonNoEdge = "NoEdge"
+	// ReasonProbeFailed: the edge gets no good answer from the partition; the message says what it got.
+	ReasonProbeFailed = "ProbeFailed"
+
+	// ReasonHostTaken: another tenant has the host of a route, or the domain that it is in.
+	ReasonHostTaken = "HostTaken"
+	// ReasonConflict: another rule, or an older route, has the same host and path.
+	ReasonConflict = "Conflict"
+	// ReasonApplicationNotFound: an application, component or port named does not exist.
+	ReasonApplicationNotFound = "ApplicationNotFound"
+	// ReasonCertificateInvalid: the certificate cannot be used; the message says why, and what is served instead.
+	ReasonCertificateInvalid = "CertificateInvalid"
+	// ReasonUpdating: edges or gateways do not serve the newest yet; the message names them.
+	ReasonUpdating = "Updating"
 
 	// ReasonInvalid: the spec contradicts itself; the message says where.
 	ReasonInvalid = "Invalid"
