@@ -91,8 +91,8 @@ func slim(in any) (any, error) {
 	return in, nil
 }
 
-// slimPod keeps of a pod who made it, where it runs, what it asks for and how it is; of pods that are not delivered by
-// us only what counts for the free capacity.
+// slimPod keeps of a pod who made it, where it runs, what it asks for and how it is; of pods that are neither
+// delivered by us nor gateways only what counts for the free capacity.
 func slimPod(p *corev1.Pod) *corev1.Pod {
 	out := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -106,7 +106,7 @@ func slimPod(p *corev1.Pod) *corev1.Pod {
 		},
 		Status: p.Status,
 	}
-	if _, ours := p.Labels[v1alpha1.LabelPartition]; !ours {
+	if _, ours := p.Labels[v1alpha1.LabelPartition]; !ours && p.Namespace != v1alpha1.GatewayNamespace {
 		out.Labels, out.Spec.NodeSelector = nil, nil
 		out.Status = corev1.PodStatus{Phase: p.Status.Phase, Reason: p.Status.Reason}
 	}
