@@ -53,15 +53,20 @@ func Begin(t *testing.T) *Journey {
 	if world == nil {
 		t.Fatal("no clusters: TestMain must call journey.Main")
 	}
-	g := gomega.NewWithT(t)
-	g.SetDefaultEventuallyTimeout(patience)
-	g.SetDefaultEventuallyPollingInterval(pause)
-	j := &Journey{T: t, Gomega: g, World: world, Tenant: "t-" + rand.String(6), ctx: t.Context()}
+	j := &Journey{T: t, Gomega: patient(t), World: world, Tenant: "t-" + rand.String(6), ctx: t.Context()}
 	tenant := &v1alpha1.Tenant{ObjectMeta: metav1.ObjectMeta{Name: j.Tenant}}
 	t.Cleanup(j.end)
 	j.Create(tenant)
 	j.Eventually(j.Condition(tenant, v1alpha1.ConditionReady)).Should(gomega.HavePrefix("True"))
 	return j
+}
+
+func patient(t *testing.T) gomega.Gomega {
+	t.Helper()
+	g := gomega.NewWithT(t)
+	g.SetDefaultEventuallyTimeout(patience)
+	g.SetDefaultEventuallyPollingInterval(pause)
+	return g
 }
 
 // Context of the test. It ends just before the cleanups.

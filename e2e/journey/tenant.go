@@ -133,7 +133,7 @@ func (j *Journey) end() {
 	if j.Failed() {
 		j.show()
 	}
-	for _, kind := range []client.Object{&v1alpha1.Application{}, &v1alpha1.Configuration{}, &v1alpha1.Partition{}} {
+	for _, kind := range []client.Object{&v1alpha1.Route{}, &v1alpha1.Application{}, &v1alpha1.Configuration{}, &v1alpha1.Partition{}} {
 		if err := j.Hub().DeleteAllOf(ctx, kind, client.InNamespace(j.Tenant)); err != nil {
 			j.Errorf("removing the tenant's %T: %v", kind, err)
 		}
@@ -162,7 +162,7 @@ func (j *Journey) show() {
 		j.Logf("%s$ kubectl %v\n%s", cluster, args, j.Try(cluster, args...))
 	}
 	run(Hub, "get", "clusters")
-	run(Hub, "-n", j.Tenant, "get", "applications,deliveries,partitions", "-o", "yaml", "--show-managed-fields=false")
+	run(Hub, "-n", j.Tenant, "get", "applications,deliveries,partitions,routes,rollouts", "-o", "yaml", "--show-managed-fields=false")
 	var partitions v1alpha1.PartitionList
 	if err := j.Hub().List(j.ctx, &partitions, client.InNamespace(j.Tenant)); err != nil {
 		j.Log(err)

@@ -42,14 +42,25 @@ type connection struct {
 	read  *bufio.Reader
 }
 
-func dial(ctx context.Context, address string, config *tls.Config) (*connection, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+// dialer makes connections.
+type dialer struct {
+	address string
+	tls     *tls.Config
+	from    net.IP
+}
+
+func (d *dialer) dial(ctx context.Context) (*connection, error) {
+	var plain net.Dialer
+	if d.from != nil {
+		plain.LocalAddr = &net.TCPAddr{IP: d.from}
+	}
+	raw, err := plain.DialContext(ctx, "tcp", d.address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	c := &connection{Conn: raw, raw: raw}
-	if config != nil {
-		secure := tls.Client(raw, config)
+	if d.tls != nil {
+		secure := tls.Client(raw, d.tls)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, fmt.Errorf("tls: %w", err)
@@ -89,9 +100,9 @@ func (c *connection) closed() bool {
 // pool keeps connections open between requests. The one that was longest without a request is taken first, so that
 // all of them are used.
 type pool struct {
-	address string
-	tls     *tls.Config
-	keep    int
+	dialer
+
+	keep int
 	// closedIdle counts those that the server closed while nothing was asked.
 	closedIdle atomic.Int64
 
@@ -111,7 +122,7 @@ func (p *pool) take(ctx context.Context, fresh bool) (c *connection, reused bool
 		p.closedIdle.Add(1)
 		c.Close()
 	}
-	c, err = dial(ctx, p.address, p.tls)
+	c, err = p.dial(ctx)
 	return c, false, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,6 +74,8 @@ type Config struct {
 	Timeout time.Duration
 	// Keep is how many connections without a request are kept open.
 	Keep int
+	// From is the address that connections come from; any if nil.
+	From net.IP
 }
 
 // Load is requests that are being made.
@@ -105,7 +108,7 @@ func Start(ctx context.Context, c Config) *Load {
 	}
 	l := &Load{
 		config: c, record: newRecord(), body: strings.Repeat("x", largest), done: make(chan struct{}),
-		pool: &pool{address: c.Address, tls: c.TLS, keep: c.Keep},
+		pool: &pool{dialer: dialer{address: c.Address, tls: c.TLS, from: c.From}, keep: c.Keep},
 	}
 	ctx, l.stop = context.WithCancel(ctx)
 	go l.run(ctx)

@@ -42,7 +42,7 @@ type Socket struct {
 func (l *Load) WebSocket(path string) (*Socket, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.config.Timeout)
 	defer cancel()
-	c, err := dial(ctx, l.config.Address, l.config.TLS)
+	c, err := l.pool.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
