@@ -17,10 +17,6 @@ import (
 )
 
 const (
-	// Namespace is where the gateway's pods are, in each cluster that has one.
-	Namespace = "yunfan-gateway"
-	// Name is that of the Gateway that all Routes belong to.
-	Name = "yunfan"
 	// LabelRoute names the Route that an object was made for; it is empty on those that all Routes of a partition share.
 	LabelRoute = "yunfan.io/route"
 	// HeaderProbe is what the platform's own questions to a gateway have, with the partition's namespace. Edges let no

@@ -64,6 +64,9 @@ func arguments() []string {
 		"--providers.kubernetesGateway=true", "--providers.kubernetesGateway.crossProviderNamespaces=" + v1alpha1.GatewayNamespace,
 		"--providers.kubernetesCRD=true", "--providers.kubernetesCRD.crossProviderNamespaces=" + v1alpha1.GatewayNamespace,
 		"--providers.kubernetesCRD.allowCrossNamespace=false", "--providers.kubernetesCRD.allowExternalNameServices=false",
+		// Names of services are made from their parents: else a-b/c and a/b-c would be one, and so would two uses of a Service
+		// that bound its time differently. And a service without pods answers 503, rather than that its Routes are gone.
+		"--providers.kubernetesCRD.safeNaming=true", "--providers.kubernetesCRD.allowEmptyServices=true",
 	}
 }
 
