@@ -66,6 +66,7 @@ func join(ctx context.Context, hub client.Client, member Cluster) error {
 			DisplayName: place.displayName, Remarks: "embedded cluster of this machine",
 			Connection: v1alpha1.ClusterConnection{Mode: v1alpha1.ConnectionDirect, KubeconfigSecretRef: &v1alpha1.SecretReference{Name: secret.Name}},
 			PodCIDRs:   []string{member.PodCIDR},
+			Gateway:    v1alpha1.Gateway{Mode: v1alpha1.GatewayManaged},
 		},
 	}
 	if place.region != "" {

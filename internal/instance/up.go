@@ -124,8 +124,8 @@ func (i *Instance) pushImages(ctx context.Context, push Push) error {
 	if err != nil {
 		return err
 	}
-	folder := filepath.Join(filepath.Dir(self), "images")
-	if _, err := os.Stat(folder); err != nil {
+	folder, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(self), "images")) // a walk does not enter a link
+	if err != nil {
 		return fmt.Errorf("the images are missing (make them with 'make images'): %w", err)
 	}
 	if err := push(ctx, folder, "unix:"+filepath.Join(i.DataDir, "registry", "push.sock"), i.Progress); err != nil {
