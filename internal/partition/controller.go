@@ -139,8 +139,11 @@ func (c *Controller) lettingGo(ctx context.Context, p *v1alpha1.Partition) error
 		"or let go when the cluster is removed from the platform", p.Status.Namespace, err)
 }
 
-// traffic is not known before there is an edge.
+// traffic is not known at first. What edges see of it is told by who drives them.
 func traffic(_ context.Context, p *v1alpha1.Partition) error {
+	if meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionTrafficReady) != nil {
+		return nil
+	}
 	reconcile.SetCondition(p, v1alpha1.ConditionTrafficReady, metav1.ConditionUnknown, v1alpha1.ReasonNoEdge,
 		"no edge is connected, so nothing is known of the traffic")
 	return nil

@@ -3,12 +3,17 @@
 package route
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/member"
@@ -40,6 +45,11 @@ type Routes struct {
 	edges   *Edges
 	o       Options
 
+	// gateways says which gateways do not have a Route as it is; nil if nobody knows.
+	gateways func(ctx context.Context, route *v1alpha1.Route) (waiting string, err error)
+
+	routeKick, edgeKick, partitionKick kicker
+
 	mu           sync.Mutex
 	certificates map[client.ObjectKey]*certificate // by version object; only those in use
 }
@@ -51,16 +61,47 @@ func New(mgr manager.Manager, members member.Lookup, o Options) *Routes {
 		certificates: map[client.ObjectKey]*certificate{},
 	}
 	r.edges = newEdges(o.Poll, o.Quick)
+	r.edges.changed = func(c changes) {
+		r.edgeKick.add(client.ObjectKey{Name: c.edge})
+		r.routeKick.add(c.routes...)
+		r.partitionKick.add(c.partitions...)
+	}
 	return r
 }
 
 // Edges tells what edges serve.
 func (r *Routes) Edges() *Edges { return r.edges }
 
-// SetupWithManager registers controllers and webhook.
+// SetupWithManager registers the controllers.
 func (r *Routes) SetupWithManager(mgr manager.Manager) error {
 	if err := mgr.Add(r.edges); err != nil {
 		return fmt.Errorf("adding the edges: %w", err)
 	}
+	for _, c := range []interface{ SetupWithManager(ctrl.Manager) error }{
+		&routes{r}, &hosts{r}, &tables{r}, &connector{Routes: r}, &partitions{r},
+	} {
+		if err := c.SetupWithManager(mgr); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// ready says whether a cluster's control plane answers.
+func ready(cluster *v1alpha1.Cluster) bool {
+	return meta.IsStatusConditionTrue(cluster.Status.Conditions, v1alpha1.ConditionReady)
+}
+
+var onlyDeleted = predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false },
+	UpdateFunc: func(event.UpdateEvent) bool { return false },
+}
+
+// routesOfAll has every Route looked at again.
+func (r *Routes) routesOfAll() {
+	if b := r.edges.current(); b != nil {
+		for key := range b.routes {
+			r.routeKick.add(key)
+		}
+	}
 }
