@@ -29,6 +29,7 @@ import (
 	"yunfan.io/yunfan/internal/record"
 	"yunfan.io/yunfan/internal/rest"
 	"yunfan.io/yunfan/internal/right"
+	"yunfan.io/yunfan/internal/route/gateway/install"
 	"yunfan.io/yunfan/internal/secret"
 	"yunfan.io/yunfan/internal/tenant"
 	"yunfan.io/yunfan/internal/usage"
@@ -95,6 +96,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		&delivery.Keeper{Hub: hub, Members: members},
 		&nodeport.Garbage{Ports: ports},
 		&nodeport.Reporter{Hub: hub, Members: members},
+		install.New(members),
 	} {
 		if err := c.SetupWithManager(mgr); err != nil {
 			return rest.Parts{}, fmt.Errorf("assembling: %w", err)
