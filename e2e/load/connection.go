@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -23,6 +24,8 @@ const (
 	maxAnswer = 4 << 20
 	// shown is how much of an answer that is not good is kept, in bytes.
 	shown = 160
+	// maxCookies bounds what is kept of a user.
+	maxCookies = 50
 )
 
 // What examples/echo tells of itself with each answer.
@@ -197,6 +200,9 @@ func (l *Load) exchange(ctx context.Context, c *connection, k Kind, a *Answer) (
 	a.Who = Who{
 		Version: response.Header.Get(HeaderVersion), Partition: response.Header.Get(HeaderPartition), Pod: response.Header.Get(HeaderPod),
 	}
+	if l.config.Cookies {
+		l.cookies.keep(response.Cookies())
+	}
 	body := &excerpt{}
 	if _, err := io.Copy(body, response.Body); err != nil {
 		return false, fmt.Errorf("body: %w", err)
@@ -232,6 +238,9 @@ func (l *Load) text(k Kind) string {
 	for name, value := range k.Headers {
 		fmt.Fprintf(&b, "%s: %s\r\n", name, value)
 	}
+	if kept := l.cookies.text(); kept != "" {
+		fmt.Fprintf(&b, "Cookie: %s\r\n", kept)
+	}
 	if k.Body > 0 {
 		fmt.Fprintf(&b, "Content-Length: %d\r\n", k.Body)
 	}
@@ -259,3 +268,32 @@ func (e *excerpt) Write(p []byte) (int, error) {
 }
 
 func (e *excerpt) String() string { return strings.Join(strings.Fields(string(e.text)), " ") }
+
+// cookies of one user.
+type cookies struct {
+	mu   sync.Mutex
+	kept map[string]string
+}
+
+func (c *cookies) keep(set []*http.Cookie) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cookie := range set {
+		if c.kept == nil {
+			c.kept = map[string]string{}
+		}
+		if len(c.kept) < maxCookies {
+			c.kept[cookie.Name] = cookie.Value
+		}
+	}
+}
+
+func (c *cookies) text() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(c.kept)) {
+		all = append(all, name+"="+c.kept[name])
+	}
+	return strings.Join(all, "; ")
+}

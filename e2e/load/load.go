@@ -74,6 +74,8 @@ type Config struct {
 	Timeout time.Duration
 	// Keep is how many connections without a request are kept open.
 	Keep int
+	// Cookies that are set are sent again, by name: all requests are those of one user.
+	Cookies bool
 	// From is the address that connections come from; any if nil.
 	From net.IP
 }
@@ -86,6 +88,7 @@ type Load struct {
 	// body is what bodies are cut from.
 	body     string
 	inFlight atomic.Int64
+	cookies  cookies
 	stop     context.CancelFunc
 	done     chan struct{}
 	running  sync.WaitGroup

@@ -183,6 +183,19 @@ func good(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
+func TestCookies(t *testing.T) {
+	g := NewWithT(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.SetCookie(w, &http.Cookie{Name: "a", Value: "1"})
+		w.Header().Set(HeaderPod, r.Header.Get("Cookie"))
+	}))
+	defer server.Close()
+	l := Start(t.Context(), Config{Address: server.Listener.Addr().String(), Host: "x", Cookies: true})
+	defer l.Stop()
+	g.Expect(l.Do(Kind{}).Who.Pod).To(BeEmpty())
+	g.Expect(l.Do(Kind{NewConnection: true}).Who.Pod).To(Equal("a=1"))
+}
+
 // Requests are sent when their time has come, also while all those before wait.
 func TestOpenLoop(t *testing.T) {
 	g := NewWithT(t)
