@@ -1,0 +1,221 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"yunfan.io/yunfan/api/v1alpha1"
+)
+
+// facts are what a strategy is compiled with.
+type facts struct {
+	from, to *v1alpha1.ApplicationRevision
+	// partitions of the rollout that have the application, in the order of their names.
+	partitions []place
+	// routed says that a Route brings requests to the application.
+	routed bool
+}
+
+// place is what is known of one partition.
+type place struct {
+	name, cluster string
+	environment   string
+	// reachable says that its cluster answers.
+	reachable bool
+	// replicas of a second track, by component.
+	replicas map[string]int32
+}
+
+// revision reads a revision; one that was made a moment ago may not be in the cache yet.
+func (r *Rollouts) revisionOf(ctx context.Context, namespace, name string) (*v1alpha1.ApplicationRevision, error) {
+	revision := &v1alpha1.ApplicationRevision{}
+	key := client.ObjectKey{Namespace: namespace, Name: name}
+	err := r.client.Get(ctx, key, revision)
+	if apierrors.IsNotFound(err) {
+		err = r.reader.Get(ctx, key, revision)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading revision %s: %w", name, err)
+	}
+	return revision, nil
+}
+
+func (s *stage) revision(ctx context.Context, name string) (*v1alpha1.ApplicationRevision, error) {
+	return s.revisionOf(ctx, s.rollout.Namespace, name)
+}
+
+// facts reads what the rollout's strategy is compiled with. That the revision it came from is gone is no error.
+func (r *Rollouts) facts(ctx context.Context, o *v1alpha1.Rollout) (*facts, error) {
+	f := &facts{}
+	var err error
+	if f.to, err = r.revisionOf(ctx, o.Namespace, o.Spec.To); err != nil {
+		return nil, err
+	}
+	if f.from, err = r.revisionOf(ctx, o.Namespace, o.Spec.From); client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(slices.Values(o.Spec.Partitions)) {
+		p, err := r.place(ctx, o, name, f.to)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			f.partitions = append(f.partitions, *p)
+		}
+	}
+	f.routed, err = r.routed(ctx, o)
+	return f, err
+}
+
+// place reads what is known of one partition; nil if the application is not delivered there any more.
+func (r *Rollouts) place(ctx context.Context, o *v1alpha1.Rollout, name string, to *v1alpha1.ApplicationRevision) (*place, error) {
+	s := &stage{Rollouts: r, rollout: o}
+	d, err := s.delivery(ctx, name, r.client)
+	if err != nil || d == nil {
+		return nil, err
+	}
+	p := &place{name: name, cluster: d.Spec.Cluster, reachable: !unreachable(d), replicas: green(to, d)}
+	partition := &v1alpha1.Partition{}
+	if err := r.client.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: name}, partition); client.IgnoreNotFound(err) != nil {
+		return nil, fmt.Errorf("reading partition %s: %w", name, err)
+	}
+	p.environment = partition.Spec.Environment
+	cluster := &v1alpha1.Cluster{}
+	if err := r.client.Get(ctx, client.ObjectKey{Name: d.Spec.Cluster}, cluster); client.IgnoreNotFound(err) != nil {
+		return nil, fmt.Errorf("reading cluster %s: %w", d.Spec.Cluster, err)
+	}
+	if meta.IsStatusConditionFalse(cluster.Status.Conditions, v1alpha1.ConditionReady) {
+		p.reachable = false
+	}
+	return p, nil
+}
+
+// routed says whether a Route brings requests to the application.
+func (r *Rollouts) routed(ctx context.Context, o *v1alpha1.Rollout) (bool, error) {
+	var routes v1alpha1.RouteList
+	if err := r.client.List(ctx, &routes, client.InNamespace(o.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return false, fmt.Errorf("listing routes: %w", err)
+	}
+	for i := range routes.Items {
+		if leadsTo(&routes.Items[i], o.Spec.Application) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// green sizes a second track: as many pods as the stable one has now, of the components that can run side by side.
+func green(to *v1alpha1.ApplicationRevision, d *v1alpha1.Delivery) map[string]int32 {
+	out := map[string]int32{}
+	stable := trackOf(&d.Spec, v1alpha1.TrackStable)
+	if stable == nil {
+		return out
+	}
+	for i := range to.Spec.Components {
+		c := &to.Spec.Components[i]
+		if ok, _ := parallelizable(c); !ok {
+			continue
+		}
+		n, wanted := stable.Replicas[c.Name]
+		if !wanted {
+			if c.Replicas == nil {
+				n = 1
+			} else {
+				n = *c.Replicas
+			}
+		}
+		out[c.Name] = max(n, live(d, c.Name))
+	}
+	return out
+}
+
+// live is how many pods of a component an autoscaler may have made.
+func live(d *v1alpha1.Delivery, component string) int32 {
+	for i := range d.Status.Tracks {
+		if d.Status.Tracks[i].Role != v1alpha1.TrackStable {
+			continue
+		}
+		for _, c := range d.Status.Tracks[i].Components {
+			if c.Name == component {
+				return c.Desired
+			}
+		}
+	}
+	return 0
+}
+
+// parallelizable says whether two revisions of a component can run side by side, and if not why.
+func parallelizable(c *v1alpha1.Component) (ok bool, why string) {
+	switch c.Workload {
+	case v1alpha1.WorkloadDeployment, v1alpha1.WorkloadReplicationController, "":
+	default:
+		return false, "a " + string(c.Workload) + " cannot run twice side by side"
+	}
+	if c.Template == nil {
+		return false, "it has no pods"
+	}
+	spec := &c.Template.Spec
+	if spec.HostNetwork {
+		return false, "its pods use the network of their node"
+	}
+	for i := range spec.Volumes {
+		v := &spec.Volumes[i]
+		switch {
+		case v.HostPath != nil:
+			return false, "its volume " + v.Name + " is a path of the node"
+		case v.PersistentVolumeClaim != nil && !v.PersistentVolumeClaim.ReadOnly:
+			return false, "its volume " + v.Name + " may belong to one pod only"
+		}
+	}
+	for _, container := range slices.Concat(spec.InitContainers, spec.Containers) {
+		for _, port := range container.Ports {
+			if port.HostPort != 0 {
+				return false, "its container " + container.Name + " uses a port of the node"
+			}
+		}
+	}
+	return true, ""
+}
+
+// ownPreStop says whether a component that is reached has a preStop hook of its own, so that the platform does not close
+// the gap between its pods' leaving the service and their end.
+func ownPreStop(c *v1alpha1.Component) bool {
+	return c.Service != nil && c.Template != nil && slices.ContainsFunc(c.Template.Spec.Containers, func(container corev1.Container) bool {
+		return container.Lifecycle != nil && container.Lifecycle.PreStop != nil
+	})
+}
+
+// inPlaceOnly are the components that cannot run side by side, each with the reason, in the order of their names.
+func inPlaceOnly(to *v1alpha1.ApplicationRevision) (names, reasons []string) {
+	for i := range to.Spec.Components {
+		c := &to.Spec.Components[i]
+		if c.Workload == v1alpha1.WorkloadExternal || c.Workload == v1alpha1.WorkloadJob || c.Workload == v1alpha1.WorkloadCronJob {
+			continue
+		}
+		if ok, why := parallelizable(c); !ok {
+			names, reasons = append(names, c.Name), append(reasons, c.Name+": "+why)
+		}
+	}
+	slices.Sort(names)
+	slices.Sort(reasons)
+	return names, reasons
+}
+
+// leadsTo says whether a Route brings requests to an application.
+func leadsTo(route *v1alpha1.Route, application string) bool {
+	for i := range route.Spec.Rules {
+		for _, backend := range route.Spec.Rules[i].Backends {
+			if strings.EqualFold(backend.Application, application) {
+				return true
+			}
+		}
+	}
+	return false
+}
