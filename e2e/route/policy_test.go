@@ -95,6 +95,12 @@ func TestMSH_Policies(t *testing.T) {
 			return s.logged(journey.Beijing, "bj", "reviews-v3", "/mirrored") + s.logged(journey.Shanghai, "sh", "reviews-v3", "/mirrored")
 		}).WithTimeout(30 * time.Second).Should(BeNumerically(">=", got["reviews-v2"]*9/10))
 	})
+	t.Run("policies", func(t *testing.T) { policies(t, s, r, host) })
+}
+
+// policies of the edge and the gateway, one after the other.
+func policies(t *testing.T, s *site, r *v1alpha1.Route, host string) {
+	t.Helper()
 	t.Run("MSH-05 delay, refusal for chosen users, time-out", func(t *testing.T) {
 		s.change(r, func(spec *v1alpha1.RouteSpec) {
 			spec.Rules = []v1alpha1.RouteRule{rule("all", "", to("reviews-v2"))}
