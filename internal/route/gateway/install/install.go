@@ -71,10 +71,10 @@ type reconciler struct {
 	absent  bool      // whether the member is known to have none
 }
 
-// wanted is all of a Cluster that the gateway is made from.
+// wanted is all of a Cluster that the gateway is made from. It is compared by its exported fields.
 type wanted struct {
-	spec    v1alpha1.Gateway
-	network v1alpha1.ClusterNetwork
+	Spec    v1alpha1.Gateway
+	Network v1alpha1.ClusterNetwork
 }
 
 func (r *reconciler) sources(hub cache.Cache) []source.Source {
@@ -132,7 +132,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 // install applies everything, unless the same was applied a short time ago.
 func (r *reconciler) install(ctx context.Context, cluster *v1alpha1.Cluster) error {
-	w := wanted{spec: cluster.Spec.Gateway, network: *cluster.Status.Network.DeepCopy()}
+	w := wanted{Spec: cluster.Spec.Gateway, Network: *cluster.Status.Network.DeepCopy()}
 	if time.Since(r.applied) < again && equality.Semantic.DeepEqual(w, r.wanted) {
 		return nil
 	}

@@ -46,6 +46,7 @@ func arguments() []string {
 		fmt.Sprintf("--entryPoints.web.address=:%d", webPort),
 		// Edges are trusted to tell the client's address. Nobody else gets here, see the network policy.
 		"--entryPoints.web.forwardedHeaders.insecure=true",
+		"--entryPoints.web.http.aliasHeadersStrategy=keep", // names with underscores are the applications' affair
 		// A body may take as long as the edge lets it; the edge closes idle connections before this side does.
 		"--entryPoints.web.transport.respondingTimeouts.readTimeout=0s",
 		"--entryPoints.web.transport.respondingTimeouts.idleTimeout=10m",
