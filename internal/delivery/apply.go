@@ -29,9 +29,9 @@ type run struct {
 	plan     *plan
 	as       client.Client // the identity of the partition
 
-	before   map[string]string // revision that was last applied, by component
-	statuses map[string]v1alpha1.ComponentStatus
-	waiting  map[string][]string // dependencies that hold a component up
+	before   []v1alpha1.TrackStatus // what was last applied
+	statuses map[part]v1alpha1.ComponentStatus
+	waiting  map[part][]string // dependencies that hold a component up
 	again    ctrl.Result
 }
 
@@ -47,30 +47,38 @@ func (r *reconciler) deliver(ctx context.Context, rec *record, d *v1alpha1.Deliv
 	}
 	run := &run{
 		reconciler: r, rec: rec, delivery: d, plan: p, as: as,
-		before: appliedRevisions(d), statuses: map[string]v1alpha1.ComponentStatus{}, waiting: map[string][]string{},
+		statuses: map[part]v1alpha1.ComponentStatus{}, waiting: map[part][]string{},
 	}
 	status := d.Status.DeepCopy()
+	run.before = status.Tracks
 	if err := run.takeUp(ctx); err != nil {
 		d.Status = *status // what could not be stored is not taken up
 		return ctrl.Result{}, err
 	}
 	failure := run.applyAll(ctx)
 	if failure == nil {
-		failure = errors.Join(run.renew(ctx), run.prune(ctx))
+		failure = errors.Join(run.renew(ctx), run.prune(ctx), run.mark(ctx))
 	}
 	run.observeRest(ctx)
 	run.conclude(failure)
 	return run.again, failure
 }
 
-func appliedRevisions(d *v1alpha1.Delivery) map[string]string {
-	out := map[string]string{}
-	for _, track := range d.Status.Tracks {
-		for _, c := range track.Components {
-			out[c.Name] = c.Revision
+// last is the revision that was last applied for a component. What ran as a candidate and was promoted runs already: it
+// is not held up by anything.
+func (r *run) last(c *component) (revision string) {
+	for _, track := range r.before {
+		for _, s := range track.Components {
+			switch {
+			case s.Name != c.name:
+			case s.Revision == c.revision && c.role == v1alpha1.TrackStable:
+				return s.Revision
+			case track.Role == c.role:
+				revision = s.Revision
+			}
 		}
 	}
-	return out
+	return revision
 }
 
 // applyAll applies component after component, those at the same time that depend on nothing that is not ready. What
@@ -79,14 +87,14 @@ func (r *run) applyAll(ctx context.Context) error {
 	if err := r.applySome(ctx, sharedTargets(r.plan)); err != nil {
 		return err
 	}
-	done := map[string]bool{}
+	done := map[part]bool{}
 	for {
 		var wave []*component
 		var targets []*target
 		for i := range r.plan.components {
 			c := &r.plan.components[i]
-			if !done[c.name] && r.free(c) {
-				done[c.name] = true
+			if !done[c.part] && r.free(c) {
+				done[c.part] = true
 				wave = append(wave, c)
 				targets = append(targets, c.targets...)
 			}
@@ -114,16 +122,23 @@ func sharedTargets(p *plan) []*target {
 // free says whether nothing holds a component up. One that is at this revision already is never held up: scaling and
 // mending it must not wait.
 func (r *run) free(c *component) bool {
-	delete(r.waiting, c.name)
-	if r.before[c.name] == r.plan.revision {
+	delete(r.waiting, c.part)
+	if c.lent || r.last(c) == c.revision {
 		return true
 	}
 	for _, name := range c.dependsOn {
-		if s, observed := r.statuses[name]; !observed || s.Revision != r.plan.revision || s.Reason != "" {
-			r.waiting[c.name] = append(r.waiting[c.name], name)
+		on := r.plan.component(part{c.role, name})
+		if on != nil && on.lent {
+			on = r.plan.component(part{v1alpha1.TrackStable, name}) // whichever revision it has
+		}
+		if on == nil {
+			continue // a job that comes with the promotion
+		}
+		if s, observed := r.statuses[on.part]; !observed || s.Revision != on.revision || s.Reason != "" {
+			r.waiting[c.part] = append(r.waiting[c.part], name)
 		}
 	}
-	return len(r.waiting[c.name]) == 0
+	return len(r.waiting[c.part]) == 0
 }
 
 // applySome applies the targets that the member does not hold as they are meant to be.

@@ -48,8 +48,8 @@ type Preview struct {
 }
 
 // DryRun says what delivering a revision to a partition would create, change and remove there. The member itself is
-// asked, as the identity of the partition, and writes nothing. The revision need not exist. Inventory is that of the
-// Delivery there is; nil if there is none.
+// asked, as the identity of the partition, and writes nothing. The revision need not exist; what runs beside it is not
+// looked at. Inventory is that of the Delivery there is; nil if there is none.
 func (p *Preview) DryRun(ctx context.Context, partition *v1alpha1.Partition, revision *v1alpha1.ApplicationRevision,
 	spec v1alpha1.DeliverySpec, inventory []v1alpha1.InventoryEntry,
 ) ([]Change, error) {
@@ -57,7 +57,9 @@ func (p *Preview) DryRun(ctx context.Context, partition *v1alpha1.Partition, rev
 	if !ok {
 		return nil, fmt.Errorf("cluster %s of partition %s cannot be reached: there is no preview of it", partition.Spec.Cluster, partition.Name)
 	}
-	plan, err := newPlan(ctx, p.Hub, partition, revision, spec)
+	track := spec.Track(v1alpha1.TrackStable).DeepCopy()
+	track.Revision, spec.Tracks = revision.Name, []v1alpha1.Track{*track}
+	plan, err := newPlan(ctx, p.Hub, partition, map[string]*v1alpha1.ApplicationRevision{revision.Name: revision}, spec)
 	if err != nil {
 		return nil, err
 	}

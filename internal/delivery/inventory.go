@@ -110,8 +110,12 @@ func (r *run) mayPrune(e v1alpha1.InventoryEntry) bool {
 	if e.Component == "" {
 		return !r.refusedAny()
 	}
-	c := r.plan.component(e.Component)
-	return c == nil || r.statuses[c.name].Revision == r.plan.revision
+	for i := range r.plan.components {
+		if c := &r.plan.components[i]; c.name == e.Component && r.statuses[c.part].Revision != c.revision {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *run) refusedAny() bool {

@@ -21,11 +21,11 @@ import (
 // observe puts the state of a component into r.statuses, from the member's cache alone. Only when that does not say why
 // pods are missing are the member's events asked.
 func (r *run) observe(ctx context.Context, c *component) {
-	s := v1alpha1.ComponentStatus{Name: c.name, Revision: r.before[c.name]}
-	_, waits := r.waiting[c.name]
+	s := v1alpha1.ComponentStatus{Name: c.name, Revision: r.last(c)}
+	_, waits := r.waiting[c.part]
 	refusal := r.refused(c)
 	if !waits && refusal == nil {
-		s.Revision = r.plan.revision
+		s.Revision = c.revision
 	}
 	if c.workload != nil {
 		r.observeWorkload(ctx, c, &s)
@@ -35,15 +35,15 @@ func (r *run) observe(ctx context.Context, c *component) {
 		s.Reason, s.Message = refusal.reason, refusal.message
 	case waits:
 		s.Reason = v1alpha1.ReasonWaitingForDependency
-		s.Message = "waits until ready here: " + strings.Join(r.waiting[c.name], ", ")
+		s.Message = "waits until ready here: " + strings.Join(r.waiting[c.part], ", ")
 	}
-	r.statuses[c.name] = s
+	r.statuses[c.part] = s
 }
 
 // observeRest observes the components that are held up, and all when applying failed.
 func (r *run) observeRest(ctx context.Context) {
 	for i := range r.plan.components {
-		if _, observed := r.statuses[r.plan.components[i].name]; !observed {
+		if _, observed := r.statuses[r.plan.components[i].part]; !observed {
 			r.observe(ctx, &r.plan.components[i])
 		}
 	}
@@ -79,6 +79,10 @@ func (r *run) observeWorkload(ctx context.Context, c *component, s *v1alpha1.Com
 		return
 	}
 	pods := r.pods(ctx, c)
+	if left := r.left(ctx, c); r.plan.stopped && left > 0 {
+		s.Reason, s.Message = v1alpha1.ReasonReconciling, fmt.Sprintf("stopped: pods that have not ended yet: %d", left)
+		return
+	}
 	if c.kind == v1alpha1.WorkloadReplicationController {
 		s.Updated = w.desired - int32(len(outdated(c, pods)))
 		w.done = w.done && s.Updated == w.desired
@@ -140,18 +144,26 @@ func creationFailure(component, text string) (reason, message string) {
 
 // pods are those of the component's workload that are not on their way out.
 func (r *run) pods(ctx context.Context, c *component) []corev1.Pod {
+	return slices.DeleteFunc(r.allPods(ctx, c), func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
+}
+
+// left counts the pods of a workload whose containers may still run; those of a cron job end by themselves.
+func (r *run) left(ctx context.Context, c *component) int {
+	if c.kind == v1alpha1.WorkloadCronJob {
+		return 0
+	}
+	return len(slices.DeleteFunc(r.allPods(ctx, c), func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed }))
+}
+
+// allPods are those of the component's workload that have not succeeded.
+func (r *run) allPods(ctx context.Context, c *component) []corev1.Pod {
 	list := &corev1.PodList{}
 	err := r.member.Cache.List(ctx, list, client.InNamespace(r.plan.namespace), client.UnsafeDisableDeepCopy,
 		client.MatchingLabels{v1alpha1.LabelApplication: r.delivery.Spec.Application, v1alpha1.LabelWorkload: c.workload.key.Name})
 	if err != nil {
 		return nil // only when the cache ends
 	}
-	out := list.Items[:0:0]
-	for i := range list.Items {
-		if list.Items[i].DeletionTimestamp == nil && list.Items[i].Status.Phase != corev1.PodSucceeded {
-			out = append(out, list.Items[i])
-		}
-	}
+	out := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded })
 	// Always in one order, so that of several the same one is shown.
 	slices.SortFunc(out, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
 	return out

@@ -25,17 +25,26 @@ type plan struct {
 	key        string
 	namespace  string
 	adopted    bool
-	revision   string
 	stopped    bool
+	tracks     []v1alpha1.Track
 	shared     []target
-	components []component
+	components []component // those of the stable track first
+}
+
+// part names a component of a plan: two tracks have components of the same names.
+type part struct {
+	role v1alpha1.TrackRole
+	name string
 }
 
 // component of a plan.
 type component struct {
-	name      string
+	part
+
+	revision  string
 	dependsOn []string
 	kind      v1alpha1.WorkloadKind
+	lent      bool    // the stable track's pods serve this one
 	workload  *target // nil if there are no pods
 	targets   []*target
 }
@@ -63,16 +72,11 @@ func (r *reconciler) planFor(ctx context.Context, rec *record, d *v1alpha1.Deliv
 	if rec.plan != nil && rec.plan.key == key {
 		return rec.plan, nil
 	}
-	if len(d.Spec.Tracks) != 1 {
-		return nil, reconcile.Stall(v1alpha1.ReasonInvalid, "two revisions side by side cannot be delivered: one track is wanted")
+	revisions, err := r.revisions(ctx, d)
+	if err != nil {
+		return nil, err
 	}
-	revision := &v1alpha1.ApplicationRevision{}
-	if err := r.hub.Get(ctx, client.ObjectKey{Namespace: d.Namespace, Name: d.Spec.Tracks[0].Revision}, revision); apierrors.IsNotFound(err) {
-		return nil, reconcile.Wait(v1alpha1.ReasonReconciling, look, "revision %s is not there yet", d.Spec.Tracks[0].Revision)
-	} else if err != nil {
-		return nil, fmt.Errorf("reading revision %s: %w", d.Spec.Tracks[0].Revision, err)
-	}
-	p, err := newPlan(ctx, r.live, partition, revision, d.Spec)
+	p, err := newPlan(ctx, r.live, partition, revisions, d.Spec)
 	if err != nil {
 		return nil, err
 	}
@@ -81,35 +85,88 @@ func (r *reconciler) planFor(ctx context.Context, rec *record, d *v1alpha1.Deliv
 	return p, nil
 }
 
-// newPlan renders a revision for a partition. Hub is read for the contents of configurations.
-func newPlan(ctx context.Context, hub client.Reader, partition *v1alpha1.Partition, revision *v1alpha1.ApplicationRevision, spec v1alpha1.DeliverySpec) (*plan, error) {
-	if revision.Spec.Chart != nil {
-		return nil, reconcile.Stall(v1alpha1.ReasonChartNotSupported, "charts cannot be delivered yet: write the application as components")
+// revisions reads those of a Delivery's tracks, by name.
+func (r *reconciler) revisions(ctx context.Context, d *v1alpha1.Delivery) (map[string]*v1alpha1.ApplicationRevision, error) {
+	out := map[string]*v1alpha1.ApplicationRevision{}
+	for _, track := range d.Spec.Tracks {
+		revision := &v1alpha1.ApplicationRevision{}
+		if err := r.hub.Get(ctx, client.ObjectKey{Namespace: d.Namespace, Name: track.Revision}, revision); apierrors.IsNotFound(err) {
+			return nil, reconcile.Wait(v1alpha1.ReasonReconciling, look, "revision %s is not there yet", track.Revision)
+		} else if err != nil {
+			return nil, fmt.Errorf("reading revision %s: %w", track.Revision, err)
+		}
+		out[track.Revision] = revision
 	}
-	configurations, err := contents(ctx, hub, revision)
-	if err != nil {
-		return nil, err
+	return out, nil
+}
+
+// newPlan renders the tracks of a Delivery for a partition. Hub is read for the contents of configurations.
+func newPlan(ctx context.Context, hub client.Reader, partition *v1alpha1.Partition,
+	revisions map[string]*v1alpha1.ApplicationRevision, spec v1alpha1.DeliverySpec,
+) (*plan, error) {
+	p := &plan{namespace: partition.MemberNamespace(), adopted: partition.Spec.Adopt, stopped: spec.Stopped}
+	stable, candidate := spec.Track(v1alpha1.TrackStable), spec.Track(v1alpha1.TrackCandidate)
+	if stable == nil {
+		return nil, reconcile.Stall(v1alpha1.ReasonInvalid, "there is no stable track: whoever writes the delivery leaves it there")
 	}
-	manifests, err := manifest.Render(manifest.Input{
-		Partition: partition, Revision: revision, Track: spec.Tracks[0], Stopped: spec.Stopped, Configurations: configurations,
-	})
-	if err != nil {
-		return nil, reconcile.Stall(v1alpha1.ReasonInvalid, "revision %s cannot be delivered: %w", revision.Name, err)
+	p.tracks = append(p.tracks, *stable)
+	if candidate != nil {
+		if candidate.Suffix == stable.Suffix {
+			return nil, reconcile.Stall(v1alpha1.ReasonInvalid, "the candidate's suffix %q is the stable track's: two revisions cannot have the same names", candidate.Suffix)
+		}
+		p.tracks = append(p.tracks, *candidate)
 	}
-	p := &plan{namespace: partition.MemberNamespace(), adopted: partition.Spec.Adopt, revision: revision.Name, stopped: spec.Stopped}
-	for _, o := range manifests.Shared {
-		t, err := newTarget(o, "")
+	var rendered []*manifest.Manifests
+	for i := range p.tracks {
+		track := &p.tracks[i]
+		revision := revisions[track.Revision]
+		if revision.Spec.Chart != nil {
+			return nil, reconcile.Stall(v1alpha1.ReasonChartNotSupported, "charts cannot be delivered yet: write the application as components")
+		}
+		configurations, err := contents(ctx, hub, revision)
 		if err != nil {
 			return nil, err
 		}
-		p.shared = append(p.shared, *t)
+		in := manifest.Input{
+			Partition: partition, Revision: revision, Track: *track, Stopped: spec.Stopped, RollingUpdate: spec.RollingUpdate, Configurations: configurations,
+		}
+		if track.Role == v1alpha1.TrackCandidate {
+			in.Beside = &manifest.Beside{Track: *stable, Revision: revisions[stable.Revision]}
+		}
+		manifests, err := manifest.Render(in)
+		if err != nil {
+			return nil, reconcile.Stall(v1alpha1.ReasonInvalid, "revision %s cannot be delivered: %w", revision.Name, err)
+		}
+		if err := p.add(track, revision, manifests); err != nil {
+			return nil, err
+		}
+		rendered = append(rendered, manifests)
+	}
+	if err := manifest.Unique(rendered...); err != nil {
+		return nil, reconcile.Stall(v1alpha1.ReasonInvalid, "the two revisions cannot run side by side: %w", err)
+	}
+	return p, nil
+}
+
+// add takes the objects of one track into the plan. Versions of configurations are the same objects for both.
+func (p *plan) add(track *v1alpha1.Track, revision *v1alpha1.ApplicationRevision, manifests *manifest.Manifests) error {
+	for _, o := range manifests.Shared {
+		t, err := newTarget(o, "")
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(p.shared, func(have target) bool { return have.key == t.key }) {
+			p.shared = append(p.shared, *t)
+		}
 	}
 	for i, m := range manifests.Components {
-		c := component{name: m.Name, dependsOn: m.DependsOn, kind: revision.Spec.Components[i].Workload}
+		c := component{
+			part: part{track.Role, m.Name}, revision: revision.Name, dependsOn: m.DependsOn, kind: revision.Spec.Components[i].Workload, lent: m.Lent,
+		}
 		for _, o := range m.Objects {
 			t, err := newTarget(o, m.Name)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			c.targets = append(c.targets, t)
 			if o == m.Workload {
@@ -118,7 +175,7 @@ func newPlan(ctx context.Context, hub client.Reader, partition *v1alpha1.Partiti
 		}
 		p.components = append(p.components, c)
 	}
-	return p, nil
+	return nil
 }
 
 // contents reads the pinned versions of the configurations from the hub.
@@ -171,8 +228,8 @@ func (p *plan) inventory() []v1alpha1.InventoryEntry {
 	return out
 }
 
-func (p *plan) component(name string) *component {
-	i := slices.IndexFunc(p.components, func(c component) bool { return c.name == name })
+func (p *plan) component(which part) *component {
+	i := slices.IndexFunc(p.components, func(c component) bool { return c.part == which })
 	if i < 0 {
 		return nil
 	}

@@ -56,7 +56,7 @@ type record struct {
 	applied  map[objectKey]*appliedObject
 	refused  map[objectKey]*refusal
 	warnings map[objectKey]*warning
-	leaving  map[string]types.UID // the pod that was last replaced, by component
+	leaving  map[string]types.UID // the pod that was last replaced, by workload
 
 	status      *v1alpha1.DeliveryStatus
 	version     string // resourceVersion of the Delivery that has this status

@@ -19,7 +19,7 @@ import (
 func (r *run) renew(ctx context.Context) error {
 	for i := range r.plan.components {
 		c := &r.plan.components[i]
-		if c.kind != v1alpha1.WorkloadReplicationController || r.statuses[c.name].Revision != r.plan.revision {
+		if c.kind != v1alpha1.WorkloadReplicationController || c.workload == nil || r.statuses[c.part].Revision != c.revision {
 			continue
 		}
 		if err := r.renewOne(ctx, c); err != nil {
@@ -32,21 +32,21 @@ func (r *run) renew(ctx context.Context) error {
 func (r *run) renewOne(ctx context.Context, c *component) error {
 	pods := r.pods(ctx, c)
 	old := outdated(c, pods)
-	leaves := slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.UID == r.rec.leaving[c.name] })
+	leaves := slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.UID == r.rec.leaving[c.workload.key.Name] })
 	if len(old) == 0 || leaves {
 		return nil // or the cache is behind
 	}
 	next := &old[0]
 	if i := slices.IndexFunc(old, func(p corev1.Pod) bool { return !podReady(&p) }); i >= 0 {
 		next = &old[i] // nobody misses it
-	} else if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !podReady(&p) }) || int32(len(pods)) < r.statuses[c.name].Desired {
+	} else if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !podReady(&p) }) || int32(len(pods)) < r.statuses[c.part].Desired {
 		return nil
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: next.Namespace, Name: next.Name}}
 	if err := r.as.Delete(ctx, pod, client.Preconditions{UID: &next.UID}); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("replacing pod %s: %w", next.Name, err)
 	}
-	r.rec.leaving[c.name] = next.UID
+	r.rec.leaving[c.workload.key.Name] = next.UID
 	return nil
 }
 

@@ -32,27 +32,29 @@ func setCondition(d *v1alpha1.Delivery, kind string, status metav1.ConditionStat
 // conclude makes the Delivery's status from those of its components.
 func (r *run) conclude(failure error) {
 	d := r.delivery
-	components := make([]v1alpha1.ComponentStatus, 0, len(r.statuses))
-	for _, s := range r.statuses {
-		components = append(components, s)
+	var components []observed
+	d.Status.Tracks = nil
+	for _, track := range r.plan.tracks {
+		mine := r.observedIn(track.Role)
+		status := v1alpha1.TrackStatus{Role: track.Role, Revision: track.Revision}
+		for _, o := range mine {
+			status.Components = append(status.Components, o.ComponentStatus)
+		}
+		d.Status.Tracks = append(d.Status.Tracks, status)
+		components = append(components, mine...)
 	}
-	slices.SortFunc(components, func(a, b v1alpha1.ComponentStatus) int { return cmp.Compare(a.Name, b.Name) })
-	d.Status.Tracks = []v1alpha1.TrackStatus{{Role: d.Spec.Tracks[0].Role, Revision: r.plan.revision, Components: components}}
 	d.Status.ObservedGeneration = d.Generation
 
-	applied := func(s v1alpha1.ComponentStatus) bool { return s.Revision == r.plan.revision }
-	switch behind := worst(components, func(s v1alpha1.ComponentStatus) bool {
-		return !applied(s) || r.refused(r.plan.component(s.Name)) != nil
-	}); {
+	switch behind := worst(components, func(o observed) bool { return o.Revision != o.of.revision || r.refused(o.of) != nil }); {
 	case failure != nil:
 		_, reason, _ := reconcile.Outcome(failure)
 		setCondition(d, v1alpha1.ConditionApplied, metav1.ConditionFalse, reason, failure.Error())
 	case behind != nil:
-		setCondition(d, v1alpha1.ConditionApplied, metav1.ConditionFalse, behind.Reason, behind.Name+": "+behind.Message)
+		setCondition(d, v1alpha1.ConditionApplied, metav1.ConditionFalse, behind.Reason, behind.told())
 	default:
 		setCondition(d, v1alpha1.ConditionApplied, metav1.ConditionTrue, v1alpha1.ReasonReady, "")
 	}
-	switch ill := worst(components, func(s v1alpha1.ComponentStatus) bool { return s.Reason != "" }); {
+	switch ill := worst(components, func(o observed) bool { return o.Reason != "" }); {
 	case failure != nil:
 		setCondition(d, v1alpha1.ConditionHealthy, metav1.ConditionFalse, v1alpha1.ReasonReconciling, "not everything is applied: "+failure.Error())
 	case ill != nil:
@@ -64,9 +66,36 @@ func (r *run) conclude(failure error) {
 	}
 }
 
+// observed is the status of a component of the plan.
+type observed struct {
+	v1alpha1.ComponentStatus
+
+	of *component
+}
+
+// told names the component with what is wrong with it.
+func (o *observed) told() string {
+	if o.of.role == v1alpha1.TrackCandidate {
+		return "candidate of " + o.Name + ": " + o.Message
+	}
+	return o.Name + ": " + o.Message
+}
+
+// observedIn are the components of one track, by name. What the stable track lends is told there.
+func (r *run) observedIn(role v1alpha1.TrackRole) []observed {
+	var out []observed
+	for i := range r.plan.components {
+		if c := &r.plan.components[i]; c.role == role && !c.lent {
+			out = append(out, observed{r.statuses[c.part], c})
+		}
+	}
+	slices.SortFunc(out, func(a, b observed) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
 // worst finds the most urgent component of those chosen; nil if there is none.
-func worst(components []v1alpha1.ComponentStatus, chosen func(v1alpha1.ComponentStatus) bool) *v1alpha1.ComponentStatus {
-	var out *v1alpha1.ComponentStatus
+func worst(components []observed, chosen func(observed) bool) *observed {
+	var out *observed
 	for i := range components {
 		c := &components[i]
 		if chosen(*c) && (out == nil || slices.Index(urgency, c.Reason) < slices.Index(urgency, out.Reason)) {
@@ -77,12 +106,12 @@ func worst(components []v1alpha1.ComponentStatus, chosen func(v1alpha1.Component
 }
 
 // messages lists the components that are not ready, the most urgent first.
-func messages(components []v1alpha1.ComponentStatus, first *v1alpha1.ComponentStatus) string {
+func messages(components []observed, first *observed) string {
 	const limit = 5
-	out := []string{first.Name + ": " + first.Message}
+	out := []string{first.told()}
 	for i := range components {
 		if c := &components[i]; c != first && c.Reason != "" && len(out) < limit {
-			out = append(out, c.Name+": "+c.Message)
+			out = append(out, c.told())
 		}
 	}
 	return strings.Join(out, "; ")

@@ -131,6 +131,7 @@ func (w *world) partitionOf(t *testing.T, tenant, name string, change ...func(*v
 				"configmaps", "secrets", "services", "replicationcontrollers", "deployments", "statefulsets", "daemonsets", "jobs", "cronjobs", "endpointslices",
 			}},
 			{APIGroups: []string{""}, Verbs: []string{"get", "list", "watch"}, Resources: []string{"events"}},
+			{APIGroups: []string{""}, Verbs: []string{"get", "list", "watch", "delete", "patch"}, Resources: []string{"pods"}},
 		}},
 		&rbacv1.RoleBinding{ObjectMeta: account, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: account.Name},
 			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: account.Name, Namespace: ns}}},

@@ -1,5 +1,5 @@
 // Package manifest says, without looking at any cluster, which objects a partition holds of an application: a revision,
-// a partition and a track in, a list of objects per component out. Names and selectors are decided here and nowhere else.
+// a partition and a track in, a list of objects per component out. Selectors are decided here and nowhere else.
 package manifest
 
 import (
@@ -18,15 +18,35 @@ type Input struct {
 	Partition *v1alpha1.Partition
 	// Revision that runs.
 	Revision *v1alpha1.ApplicationRevision
-	// Track has the numbers of replicas.
+	// Track has the numbers of replicas, and the suffix of names.
 	Track v1alpha1.Track
+	// Beside is what runs already where the track is a candidate; nil for the stable one.
+	Beside *Beside
+	// RollingUpdate bounds how Deployments exchange their pods; nil for the defaults.
+	RollingUpdate *v1alpha1.RollingUpdateStrategy
 	// Stopped takes away the pods and leaves the rest.
 	Stopped bool
 	// Configurations are the hub's ConfigMaps and Secrets that hold the pinned versions, by the configuration's name.
 	Configurations map[string]client.Object
 }
 
-// Manifests are the objects of one application in one partition.
+// Beside is the stable track beside a candidate.
+type Beside struct {
+	Track    v1alpha1.Track                `json:"track"`
+	Revision *v1alpha1.ApplicationRevision `json:"revision"`
+}
+
+// component of the stable revision; nil if it has none of the name.
+func (b *Beside) component(name string) *v1alpha1.Component {
+	for i := range b.Revision.Spec.Components {
+		if c := &b.Revision.Spec.Components[i]; c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Manifests are the objects of one track of an application in one partition.
 type Manifests struct {
 	// Shared are the configurations, which components and applications of the partition may have in common.
 	Shared []client.Object
@@ -42,6 +62,8 @@ type Component struct {
 	DependsOn []string
 	// Workload is the object that holds the pods; nil if there are none.
 	Workload client.Object
+	// Lent says that the stable track's pods serve this one, too: they cannot be there twice.
+	Lent bool
 	// Objects are all of them, the workload included.
 	Objects []client.Object
 }
@@ -64,7 +86,7 @@ func Render(in Input) (*Manifests, error) {
 		}
 		out.Components = append(out.Components, *c)
 	}
-	return out, unique(out)
+	return out, Unique(out)
 }
 
 // All lists every object, those that others need first.
@@ -83,8 +105,8 @@ type renderer struct {
 
 func (r *renderer) component(c *v1alpha1.Component) (*Component, error) {
 	override := r.override(c.Name)
-	out := &Component{Name: c.Name, DependsOn: c.DependsOn}
-	if c.Workload != v1alpha1.WorkloadExternal {
+	out := &Component{Name: c.Name, DependsOn: c.DependsOn, Lent: r.lent(c)}
+	if c.Workload != v1alpha1.WorkloadExternal && !out.Lent {
 		workload, err := r.workload(c, override)
 		if err != nil {
 			return nil, err
@@ -100,6 +122,18 @@ func (r *renderer) component(c *v1alpha1.Component) (*Component, error) {
 	}
 	out.Objects = append(out.Objects, services...)
 	return out, nil
+}
+
+// lent says whether a candidate's component is the stable track's. One that the stable revision does not have comes with
+// the candidate, but jobs: they run when it is promoted.
+func (r *renderer) lent(c *v1alpha1.Component) bool {
+	if r.Beside == nil {
+		return false
+	}
+	if beside, _ := c.RunsBesideItself(); beside {
+		return false
+	}
+	return r.Beside.component(c.Name) != nil || c.Workload == v1alpha1.WorkloadJob || c.Workload == v1alpha1.WorkloadCronJob
 }
 
 // override is what the partition changes in a component; empty if nothing.
@@ -141,16 +175,19 @@ func (r *renderer) jobName(component string) string {
 	return component + "-" + hash
 }
 
-// unique refuses two objects of the same kind and name: one would overwrite the other.
-func unique(m *Manifests) error {
+// Unique refuses two objects of the same kind and name, of one track or of two: one would overwrite the other. What
+// tracks share is the same in both.
+func Unique(tracks ...*Manifests) error {
 	owners := map[string]string{}
-	for _, c := range m.Components {
-		for _, o := range c.Objects {
-			key := o.GetObjectKind().GroupVersionKind().Kind + " " + o.GetName()
-			if other, taken := owners[key]; taken {
-				return fmt.Errorf("components %s and %s would both make the %s: rename one of them", other, c.Name, key)
+	for _, m := range tracks {
+		for _, c := range m.Components {
+			for _, o := range c.Objects {
+				key := o.GetObjectKind().GroupVersionKind().Kind + " " + o.GetName()
+				if other, taken := owners[key]; taken {
+					return fmt.Errorf("components %s and %s would both make the %s: rename one of them", other, c.Name, key)
+				}
+				owners[key] = c.Name
 			}
-			owners[key] = c.Name
 		}
 	}
 	return nil

@@ -27,6 +27,9 @@ type input struct {
 	Stopped    bool                         `json:"stopped"`
 	ConfigMaps map[string]*corev1.ConfigMap `json:"configMaps"`
 	Secrets    map[string]*corev1.Secret    `json:"secrets"`
+
+	Beside        *manifest.Beside                `json:"beside"`
+	RollingUpdate *v1alpha1.RollingUpdateStrategy `json:"rollingUpdate"`
 }
 
 // TestRender compares, for every folder of testdata, what is rendered with output.yaml; -update writes it. The folders'
@@ -75,6 +78,7 @@ func read(t *testing.T, file string) manifest.Input {
 	}
 	return manifest.Input{
 		Partition: &in.Partition, Revision: &in.Revision, Track: in.Track, Stopped: in.Stopped, Configurations: configurations,
+		Beside: in.Beside, RollingUpdate: in.RollingUpdate,
 	}
 }
 
@@ -134,6 +138,16 @@ func TestRenderRefuses(t *testing.T) {
 			change: func(in *manifest.Input) { in.Revision.Spec.Configurations = nil },
 			want:   "component score-record: the revision pins no version of configuration tomcat-conf",
 		},
+		"TwoTracksOneName": {
+			reason: "the candidate's web would overwrite a component that has just that name",
+			file:   "REL-05-candidate",
+			change: func(in *manifest.Input) {
+				component := in.Revision.Spec.Components[0].DeepCopy()
+				component.Name = "web-1b44e0c9"
+				in.Revision.Spec.Components = append(in.Revision.Spec.Components, *component)
+			},
+			want: "components web and web-1b44e0c9 would both make the Service web-1b44e0c9",
+		},
 		"NamedTargetPort": {
 			reason: "an External component has no pods that could give a port a name",
 			file:   "RES-11-external",
@@ -153,6 +167,88 @@ func TestRenderRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPromotion proves that what a candidate has is the same object by object once it is the stable track: nothing restarts,
+// and nothing of it goes.
+func TestPromotion(t *testing.T) {
+	candidate := read(t, "testdata/REL-05-candidate/input.yaml")
+	promoted := candidate
+	promoted.Beside, promoted.Track.Role = nil, v1alpha1.TrackStable
+	before, after := objects(t, candidate), objects(t, promoted)
+	for name, hash := range before {
+		if name != "Service db-service-1b44e0c9" && after[name] != hash {
+			t.Errorf("%s is another after the promotion", name)
+		}
+	}
+	for _, name := range []string{"Deployment web-1b44e0c9", "Service web-1b44e0c9", "ReplicationController api-1b44e0c9"} {
+		if before[name] == "" {
+			t.Errorf("the candidate has no %s", name)
+		}
+	}
+	for _, name := range []string{"StatefulSet db-service", "DaemonSet agent", "Job migrate-1b44e0c9", "Service web"} {
+		if before[name] != "" || after[name] == "" {
+			t.Errorf("%s belongs to the stable track, but the candidate has it: %v, the promoted one: %v", name, before[name] != "", after[name] != "")
+		}
+	}
+}
+
+// TestInPlace proves that a change in place keeps the names of a track with a suffix, and touches no pods of what is the same.
+func TestInPlace(t *testing.T) {
+	in := read(t, "testdata/REL-04-stable-with-suffix/input.yaml")
+	next := in
+	next.Revision = in.Revision.DeepCopy()
+	next.Revision.Name = "score-0123456789"
+	next.Revision.Spec.Components[0].Template.Spec.Containers[0].Image = "web:v3"
+	template := func(in manifest.Input, component int) string {
+		m, err := manifest.Render(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := manifest.Unstructured(m.Components[component].Workload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := yaml.Marshal(u.Object["spec"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u.GetName() + "\n" + string(text)
+	}
+	if template(in, 0) == template(next, 0) {
+		t.Error("the component that has changed is the same")
+	}
+	if diff := cmp.Diff(template(in, 1), template(next, 1)); diff != "" {
+		t.Errorf("a component that has not changed is another: %s", diff)
+	}
+	before, after := objects(t, in), objects(t, next)
+	if len(before) != len(after) {
+		t.Errorf("other objects: %v, were %v", after, before)
+	}
+	for name := range before {
+		if after[name] == "" && !strings.HasPrefix(name, "Job ") { // each revision has its own
+			t.Errorf("%s is gone", name)
+		}
+	}
+}
+
+func objects(t *testing.T, in manifest.Input) map[string]string {
+	t.Helper()
+	m, err := manifest.Render(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, o := range m.All() {
+		u, err := manifest.Unstructured(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out[u.GetKind()+" "+u.GetName()], err = manifest.Hash(u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
 }
 
 // TestHash proves that the order of a map changes nothing and a value does.

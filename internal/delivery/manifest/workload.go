@@ -27,7 +27,7 @@ const revisionHistory = 2
 
 // workload is the object that holds a component's pods; nil if the partition has none of it.
 func (r *renderer) workload(c *v1alpha1.Component, override v1alpha1.Override) (client.Object, error) {
-	name := c.Name
+	name := r.Track.WorkloadName(c)
 	if c.Workload == v1alpha1.WorkloadJob {
 		name = r.jobName(c.Name)
 	}
@@ -49,6 +49,7 @@ func (r *renderer) workload(c *v1alpha1.Component, override v1alpha1.Override) (
 	case v1alpha1.WorkloadDeployment, "":
 		return &appsv1.Deployment{TypeMeta: apps("Deployment"), ObjectMeta: meta, Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: selector}, Template: template, RevisionHistoryLimit: &history,
+			Strategy: r.exchange(c),
 		}}, nil
 	case v1alpha1.WorkloadStatefulSet:
 		return &appsv1.StatefulSet{TypeMeta: apps("StatefulSet"), ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{
@@ -147,6 +148,7 @@ func (r *renderer) podTemplate(c *v1alpha1.Component, workload string, override 
 	if r.Partition.NodePool().Exclusive {
 		tolerate(pod, r.Partition.Namespace)
 	}
+	linger(c, pod)
 	return template, nil
 }
 
