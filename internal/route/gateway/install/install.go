@@ -32,7 +32,8 @@ import (
 const (
 	// again is how often is looked whether everything is still as it should be.
 	again = 5 * time.Minute
-	// soon is how long a definition may take until objects of its kind can be written.
+	// soon is when is tried again what was not possible at that moment: objects of a kind that was just defined, a status
+	// that somebody else wrote.
 	soon = 500 * time.Millisecond
 )
 
@@ -124,10 +125,13 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	failure := r.install(ctx, cluster)
 	told := r.tell(ctx, cluster, failure)
-	if meta.IsNoMatchError(failure) {
-		return ctrl.Result{RequeueAfter: soon}, told
+	switch {
+	case meta.IsNoMatchError(failure), apierrors.IsConflict(told):
+		return ctrl.Result{RequeueAfter: soon}, nil
+	case failure != nil || told != nil:
+		return ctrl.Result{}, errors.Join(failure, told)
 	}
-	return ctrl.Result{RequeueAfter: again}, errors.Join(failure, told)
+	return ctrl.Result{RequeueAfter: again}, nil
 }
 
 // install applies everything, unless the same was applied a short time ago.
