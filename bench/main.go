@@ -2,8 +2,9 @@
 
 // Command bench measures an instance of its own, in one run: how soon its clusters are ready, how soon changes reach
 // the members, how 100 applications and 100 pods compare with plain kubectl, what everything costs when idle, what going
-// through the platform adds to a request, what many tenants with many users cost, and what many workflow runs. The parts
-// named as arguments (idle, changes, applications, audit, pods, through, tenants, workflows), or all.
+// through the platform adds to a request, what many tenants with many users cost, what many workflow runs, and what
+// routes and rollouts. The parts named as arguments (idle, changes, applications, audit, pods, through, tenants, workflows,
+// release), or all.
 package main
 
 import (
@@ -66,6 +67,7 @@ func run(ctx context.Context) (err error) {
 		{"through", "Through the platform, against going to the API server directly", b.through},
 		{"tenants", fmt.Sprintf("%d tenants with %d partitions and %d users each", manyTenants, len(members), usersPerTenant), b.tenants},
 		{"workflows", fmt.Sprintf("%d and %d runs of %d steps, and lists of them", fewRuns, manyRuns, stepsOfRun), b.workflows},
+		{"release", "Routes and rollouts, two members", b.release},
 	} {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
 			continue

@@ -4,6 +4,7 @@ package journey
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/url"
 	"strings"
@@ -95,9 +96,18 @@ func (j *Journey) RouteReady(r *v1alpha1.Route) {
 // EdgeAddress is where users reach the edge, by scheme: http or https.
 func (j *Journey) EdgeAddress(scheme string) string {
 	j.Helper()
+	address, err := j.World.Edge(j.ctx, scheme)
+	if err != nil {
+		j.Fatal(err)
+	}
+	return address
+}
+
+// Edge is where users reach the edge, as host and port, by scheme: http or https.
+func (w *World) Edge(ctx context.Context, scheme string) (string, error) {
 	var edges v1alpha1.EdgeList
-	if err := j.Hub().List(j.ctx, &edges); err != nil {
-		j.Fatalf("listing edges: %v", err)
+	if err := w.Clusters[Hub].List(ctx, &edges); err != nil {
+		return "", fmt.Errorf("listing edges: %w", err)
 	}
 	for _, e := range edges.Items {
 		for _, address := range e.Spec.Addresses {
@@ -106,13 +116,12 @@ func (j *Journey) EdgeAddress(scheme string) string {
 				continue
 			}
 			if u.Port() != "" {
-				return u.Host
+				return u.Host, nil
 			}
-			return net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[scheme])
+			return net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[scheme]), nil
 		}
 	}
-	j.Fatalf("no edge has an address for %s", scheme)
-	return ""
+	return "", fmt.Errorf("no edge has an address for %s", scheme)
 }
 
 // Load asks for pages of a host through the edge; see load.Start.
