@@ -50,7 +50,7 @@ func TestNET08_PoliciesOfAPartition(t *testing.T) {
 	})
 	ns := p.Status.Namespace
 	names := func() []string { return slices.Sorted(maps.Keys(w.policies(ns))) }
-	g.Expect(names()).To(Equal([]string{"test-network-policy", "yunfan-egress", "yunfan-ingress"}))
+	g.Expect(names()).To(Equal([]string{"test-network-policy", "yunfan-egress", "yunfan-gateway", "yunfan-ingress"}))
 	theirs := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "theirs"}}
 	testkit.Create(t, w.member.Client, theirs)
 

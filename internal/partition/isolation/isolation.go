@@ -60,6 +60,7 @@ func Policies(p *v1alpha1.Partition, s *Surroundings) (map[string]networkingv1.N
 	ingress(out, p, incoming)
 	egress(out, p, outgoing, protected)
 	publish(out, p, s, incoming)
+	admitGateway(out, p, incoming)
 	if p.Spec.Isolation.APIServer && len(s.APIServers) > 0 {
 		out["yunfan-api-server"] = networkingv1.NetworkPolicySpec{
 			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress}, Egress: toAPIServers(s.APIServers),
@@ -187,6 +188,21 @@ func publish(out map[string]networkingv1.NetworkPolicySpec, p *v1alpha1.Partitio
 				PodSelector: selector, PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
 				Ingress: []networkingv1.NetworkPolicyIngressRule{rule},
 			}
+		}
+	}
+}
+
+// admitGateway lets the gateway of the cluster in, which brings requests of Routes only. It keeps other pods out itself.
+// Its pods are known by their namespace, which no partition can have, and which nobody but the platform makes pods in.
+func admitGateway(out map[string]networkingv1.NetworkPolicySpec, p *v1alpha1.Partition, selectors []metav1.LabelSelector) {
+	if !Publishable(p) {
+		return
+	}
+	gateway := metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: v1alpha1.GatewayNamespace}}
+	for i, selector := range selectors {
+		out[numbered("yunfan-gateway", i)] = networkingv1.NetworkPolicySpec{
+			PodSelector: selector, PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
+			Ingress: []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &gateway}}}},
 		}
 	}
 }

@@ -306,6 +306,33 @@ func matches(t *testing.T, s *metav1.LabelSelector, pod labels.Set) bool {
 	return selector.Matches(pod)
 }
 
+// TestNET10_Gateways lets the cluster's gateway in where a Route may lead to, and nobody else by that.
+func TestNET10_Gateways(t *testing.T) {
+	for level, admitted := range map[v1alpha1.IsolationLevel]bool{
+		"": true, v1alpha1.IsolationTenant: true, v1alpha1.IsolationPartition: true,
+		v1alpha1.IsolationNone: false, // nobody is let in
+		v1alpha1.IsolationAll:  false, // everybody is, without a policy
+	} {
+		p := partition(policy(t, "own", "{podSelector: {matchLabels: {role: db}}}"))
+		p.Spec.Isolation.Ingress = level
+		got, there := made(t, p, surroundings())["yunfan-gateway"]
+		if there != admitted {
+			t.Errorf("ingress %q: admitted %v, want %v", level, there, admitted)
+		}
+		if !there {
+			continue
+		}
+		want := policy(t, "", strings.TrimSpace(`
+podSelector: {matchExpressions: [{key: role, operator: NotIn, values: [db]}]}
+policyTypes: [Ingress]
+ingress:
+- from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: yunfan-gateway}}}]`)).Spec
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("ingress %q (-want +got):\n%s", level, diff)
+		}
+	}
+}
+
 func TestNET09_PublishedServices(t *testing.T) {
 	s := surroundings()
 	service := func(name string, kind corev1.ServiceType, selector map[string]string) corev1.Service {
@@ -320,7 +347,7 @@ func TestNET09_PublishedServices(t *testing.T) {
 	}
 	p := partition(policy(t, "own", "{podSelector: {matchLabels: {role: db}}}"))
 	got := made(t, p, s)
-	want := []string{"own", "yunfan-egress", "yunfan-ingress", "yunfan-published-lb", "yunfan-published-web"}
+	want := []string{"own", "yunfan-egress", "yunfan-gateway", "yunfan-ingress", "yunfan-published-lb", "yunfan-published-web"}
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(got))); diff != "" {
 		t.Errorf("policies differ (-want +got):\n%s", diff)
 	}
