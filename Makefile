@@ -13,9 +13,9 @@ export KUBEBUILDER_ASSETS = $(CURDIR)/bin/engine
 GO_MODULES := . engine engine/policy engine/volumes
 GOLANGCI   := bin/tools/golangci-lint
 YUNFAN_GO  := $(shell find cmd internal api -name '*.go' -not -name '*_test.go' 2>/dev/null) $(wildcard api/crds/*.yaml) go.mod go.sum
-# What Debian must have: a compiler and libseccomp for runc, nft for the nodes' networks, debootstrap for images; and for
+# What Debian must have: a compiler and libseccomp for runc, nft for the nodes' networks, debootstrap for images, HAProxy for the edge; and for
 # tests the servers that they start themselves, PostgreSQL and OpenLDAP, and Python, in which the documentation has an example.
-DEBIAN     := ca-certificates debootstrap gcc libc6-dev libseccomp-dev nftables pkg-config
+DEBIAN     := ca-certificates debootstrap gcc haproxy libc6-dev libseccomp-dev nftables pkg-config
 DEBIAN_TEST := postgresql python3 slapd
 
 ##@ The two commands
