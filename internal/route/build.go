@@ -376,7 +376,11 @@ func (b *making) places() {
 func (b *making) certify() {
 	for _, key := range slices.SortedFunc(maps.Keys(b.certificates), compareKeys) {
 		c, o := b.certificates[key], b.out.routes[key]
-		if c == nil || c.chain == "" || o == nil || len(o.pools) == 0 {
+		if o == nil {
+			continue
+		}
+		o.certificate = c.problem + c.chain
+		if c.chain == "" || len(o.pools) == 0 {
 			continue
 		}
 		at := slices.IndexFunc(b.pools, func(p *pool) bool { return p.key == key })

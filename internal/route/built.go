@@ -56,6 +56,8 @@ type outcome struct {
 	pools      []string
 	// problems are why a part of it is not served.
 	problems []problem
+	// certificate that it has, and what is wrong with its newest version.
+	certificate string
 }
 
 // problem is why something is not served, for people.

@@ -271,6 +271,13 @@ func (e *Edges) differences(edgeName string, before, after *table.State) changes
 			routes[key] = true
 		}
 	}
+	if len(partitions) > 0 { // those that fail alone are told otherwise than all that fail at once
+		for i := range after.Targets {
+			if partition, ok := e.newest.partitions[after.Targets[i].Target]; ok && !after.Targets[i].Up {
+				partitions[partition] = true
+			}
+		}
+	}
 	c.routes, c.partitions = keys(routes), keys(partitions)
 	return c
 }

@@ -137,7 +137,7 @@ func differing(before, after *built) (changed []client.ObjectKey) {
 		same := false
 		if before != nil && before.routes[key] != nil && slices.Equal(before.edges, after.edges) {
 			was := before.routes[key]
-			same = was.generation == o.generation && slices.Equal(was.pools, o.pools) && slices.Equal(was.problems, o.problems) &&
+			same = was.generation == o.generation && was.certificate == o.certificate && slices.Equal(was.pools, o.pools) && slices.Equal(was.problems, o.problems) &&
 				!slices.ContainsFunc(o.pools, func(pool string) bool { return before.contents[pool] != after.contents[pool] })
 		}
 		if !same {
