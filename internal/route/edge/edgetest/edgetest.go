@@ -30,6 +30,13 @@ type Features struct {
 	Program string
 	// NoFault, NoNetworks, NoClientAffinity and NoSafeRetries: named in State.Unsupported in place of done.
 	NoFault, NoNetworks, NoClientAffinity, NoSafeRetries bool
+	// OnlySafeRetries: requests other than GET, HEAD and OPTIONS are not sent again, which State.Unsupported says, too.
+	OnlySafeRetries bool
+	// KeepsUnknown: of the headers that begin with Yunfan- only those that mean something are dropped.
+	KeepsUnknown bool
+	// ClosesIdle: with each change connections that are kept are closed, and who writes to one at this instant gets no
+	// answer. Requests of the load have connections of their own then.
+	ClosesIdle bool
 }
 
 // Run holds a driver to everything that the contract says.
