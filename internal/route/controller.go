@@ -199,6 +199,13 @@ func (c *routes) remark(ctx context.Context, route *v1alpha1.Route) error {
 			remarks = append(remarks, fmt.Sprintf("application %s is in no partition yet", application))
 		}
 	}
+	if c.problems != nil {
+		problems, err := c.problems(ctx, route)
+		if err != nil {
+			return err
+		}
+		remarks = append(remarks, problems...)
+	}
 	if remarks != nil {
 		return reconcile.Remark("%s", strings.Join(remarks, "; "))
 	}

@@ -47,6 +47,8 @@ type Routes struct {
 
 	// gateways says which gateways do not have a Route as it is; nil if nobody knows.
 	gateways func(ctx context.Context, route *v1alpha1.Route) (waiting string, err error)
+	// problems says what of a Route gateways cannot do; nil if nobody knows.
+	problems func(ctx context.Context, route *v1alpha1.Route) ([]string, error)
 
 	routeKick, edgeKick, partitionKick kicker
 

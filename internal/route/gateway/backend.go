@@ -19,8 +19,6 @@ const (
 	dialTimeout = "2s"
 	// maxMirrorBody is the largest body of which a copy is sent, for copies are kept in memory: 1 MiB.
 	maxMirrorBody = 1 << 20
-	// whole is the weight of a backend that is alone: a hundred percent of a hundred percent.
-	whole = 100 * 100
 )
 
 // server is one Service that requests can go to.
@@ -29,7 +27,7 @@ type server struct {
 	port    int32
 }
 
-// share is a server with its weight, of whole.
+// share is a server with its weight: percent of percent, so that all of a rule are 10000.
 type share struct {
 	server
 	weight int32

@@ -3,12 +3,11 @@ package gateway
 import (
 	"fmt"
 	"maps"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"net/http"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 

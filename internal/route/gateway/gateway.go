@@ -32,7 +32,7 @@ const (
 
 // The kinds of objects.
 var (
-	kindHTTPRoute        = gatewayv1.SchemeGroupVersion.WithKind("HTTPRoute")
+	kindHTTPRoute        = schema.GroupVersionKind{Group: gatewayv1.GroupName, Version: "v1", Kind: "HTTPRoute"}
 	kindMiddleware       = schema.GroupVersionKind{Group: traefikGroup, Version: "v1alpha1", Kind: "Middleware"}
 	kindTraefikService   = schema.GroupVersionKind{Group: traefikGroup, Version: "v1alpha1", Kind: "TraefikService"}
 	kindServersTransport = schema.GroupVersionKind{Group: traefikGroup, Version: "v1alpha1", Kind: "ServersTransport"}

@@ -35,11 +35,11 @@ import (
 )
 
 var (
-	hub    *testkit.Hub
-	member *testkit.Member
+	hub     *testkit.Hub
+	beijing *testkit.Member
 )
 
-func TestMain(m *testing.M) { testkit.MainWithMember(m, &hub, &member, "serviceaccount-controller") }
+func TestMain(m *testing.M) { testkit.MainWithMember(m, &hub, &beijing, "serviceaccount-controller") }
 
 const (
 	patience = 60 * time.Second
@@ -60,7 +60,7 @@ func define(t testing.TB) {
 		if err != nil || len(files) == 0 {
 			t.Fatalf("finding the definitions: %v", err)
 		}
-		if _, err := envtest.InstallCRDs(member.Config, envtest.CRDInstallOptions{Paths: files}); err != nil {
+		if _, err := envtest.InstallCRDs(beijing.Config, envtest.CRDInstallOptions{Paths: files}); err != nil {
 			t.Fatal(err)
 		}
 		create(t, `{apiVersion: v1, kind: Namespace, metadata: {name: yunfan-gateway}}`)
@@ -78,7 +78,7 @@ func create(t testing.TB, text string) {
 	if err := utilyaml.Unmarshal([]byte(text), &o.Object); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Create(t, member.Client, o)
+	testkit.Create(t, beijing.Client, o)
 }
 
 // traefik is a running gateway: the real program, on ports of its own.
@@ -96,7 +96,7 @@ func startTraefik(t testing.TB, more ...string) *traefik {
 		t.Fatalf("%v: run make gateway", err)
 	}
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, member.Kubeconfig(t, ""), 0o600); err != nil {
+	if err := os.WriteFile(kubeconfig, beijing.Kubeconfig(t, ""), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	tr := &traefik{web: web, internal: freePort(t)}
@@ -207,7 +207,7 @@ func serve(t testing.TB, namespace, name string, pods int) *backend {
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http", Port: b.port, Protocol: corev1.ProtocolTCP}}},
 	}
-	testkit.Create(t, member.Client, service)
+	testkit.Create(t, beijing.Client, service)
 	for pod := range pods {
 		port := b.listen(t, address, fmt.Sprintf("%s-%d", name, pod))
 		endpoint(t, namespace, name, address, port, pod)
@@ -221,7 +221,7 @@ func serve(t testing.TB, namespace, name string, pods int) *backend {
 func endpoint(t testing.TB, namespace, service, address string, port int32, number int) {
 	t.Helper()
 	slice := &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s-%d", service, number), Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+		ObjectMeta:  metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s-%d", service, number), Labels: map[string]string{discoveryv1.LabelServiceName: service}},
 		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{},
 		Ports: []discoveryv1.EndpointPort{{Name: new("http"), Port: new(port), Protocol: new(corev1.ProtocolTCP)}},
 	}
@@ -230,7 +230,7 @@ func endpoint(t testing.TB, namespace, service, address string, port int32, numb
 	} else {
 		slice.Ports = nil
 	}
-	testkit.Create(t, member.Client, slice)
+	testkit.Create(t, beijing.Client, slice)
 }
 
 func (b *backend) listen(t testing.TB, address, pod string) int32 {
@@ -272,9 +272,10 @@ func (b *backend) handler(pod string) http.Handler {
 
 // answer is what a client got.
 type answer struct {
+	seen
+
 	Status int
 	Header http.Header
-	seen
 }
 
 // ask sends a request to the gateway, as the edge of a partition does. Headers are name: value; those named Host, Method
@@ -337,7 +338,7 @@ type scene struct {
 func newScene(t testing.TB) *scene {
 	t.Helper()
 	define(t)
-	ns := testkit.Namespace(t, member.Client)
+	ns := testkit.Namespace(t, beijing.Client)
 	return &scene{t: t, ns: ns, input: &Input{
 		Partition:    &v1alpha1.Partition{ObjectMeta: metav1.ObjectMeta{Namespace: "edu", Name: "prod"}, Spec: v1alpha1.PartitionSpec{Cluster: "beijing", Namespace: ns}},
 		Applications: map[string]*Application{},
@@ -411,6 +412,7 @@ func (s *scene) apply(tr *traefik) *Objects {
 }
 
 func (tr *traefik) location(t testing.TB, path string) string {
+	t.Helper()
 	a, err := tr.try(t.Context(), "", path)
 	if err != nil {
 		return err.Error()
@@ -422,7 +424,7 @@ func (s *scene) put(objects ...*unstructured.Unstructured) {
 	s.t.Helper()
 	for _, o := range objects {
 		copied := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(o.Object)}
-		if err := member.Client.Apply(s.t.Context(), client.ApplyConfigurationFromUnstructured(copied), client.FieldOwner(v1alpha1.FieldOwner), client.ForceOwnership); err != nil {
+		if err := beijing.Client.Apply(s.t.Context(), client.ApplyConfigurationFromUnstructured(copied), client.FieldOwner(v1alpha1.FieldOwner), client.ForceOwnership); err != nil {
 			s.t.Fatalf("applying %s %s: %v", o.GetKind(), o.GetName(), err)
 		}
 	}

@@ -238,7 +238,9 @@ func TestRequestsOnTheirWay(t *testing.T) {
 		{name: unsure, matches: [{path: {type: Prefix, value: /unsure}}], backends: [{application: shop, component: web, weight: 50}, {application: shop, component: dead, weight: 50}]},
 		{name: fuse, matches: [{path: {type: Prefix, value: /fuse}}], circuitBreaker: {errorPercent: 30, openFor: 2s}, backends: [{application: shop, component: web}]}]}`)
 	s.apply(tr)
-	ask := func(path string, headers ...string) answer { return tr.ask(t, s.ns, path, append(headers, "Host: shop.example.com")...) }
+	ask := func(path string, headers ...string) answer {
+		return tr.ask(t, s.ns, path, append(headers, "Host: shop.example.com")...)
+	}
 
 	if a := ask("/old"); a.Status != 308 || a.Header.Get("Location") != "https://new.example.com/here" {
 		t.Errorf("redirect: %d %s", a.Status, a.Header.Get("Location"))
@@ -278,7 +280,6 @@ func TestRequestsOnTheirWay(t *testing.T) {
 	}
 	t.Run("circuit breaker", func(t *testing.T) { fuse(t, ask) })
 }
-
 
 func fuse(t *testing.T, ask func(string, ...string) answer) {
 	NewWithT(t).Eventually(func() string { return ask("/fuse", "X-Status: 500").Backend }).WithTimeout(patience).WithPolling(quick).Should(BeEmpty())

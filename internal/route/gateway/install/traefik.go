@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"yunfan.io/yunfan/api/v1alpha1"
@@ -17,7 +18,8 @@ const (
 	defaultImage = "registry.yunfan.internal/system/gateway:v3.7.13"
 	gaugeImage   = "registry.yunfan.internal/system/gauge:v1"
 
-	webPort      = 8000 // what edges send
+	webPort      = 80   // what edges send
+	tlsPort      = 443  // for Gateways of the cluster's own administrators; nothing leads there
 	internalPort = 9000 // API, metrics and ping
 	gaugePort    = 9113
 
@@ -52,7 +54,10 @@ func arguments() []string {
 		"--entryPoints.web.transport.respondingTimeouts.idleTimeout=10m",
 		fmt.Sprintf("--entryPoints.web.transport.lifeCycle.requestAcceptGraceTimeout=%s", leaving),
 		fmt.Sprintf("--entryPoints.web.transport.lifeCycle.graceTimeOut=%s", finishing),
-		fmt.Sprintf("--entryPoints.traefik.address=:%d", internalPort),
+		// For Gateways that the cluster's own administrators make of this class. Nothing leads there unless they open it.
+		"--entryPoints.http.address=:80", "--entryPoints.http.http.aliasHeadersStrategy=keep",
+		"--entryPoints.https.address=:443", "--entryPoints.https.http.aliasHeadersStrategy=keep",
+		fmt.Sprintf("--entryPoints.traefik.address=:%d", internalPort), "--entryPoints.traefik.http.aliasHeadersStrategy=keep",
 		"--api.insecure=true", "--api.dashboard=false",
 		"--ping=true", "--ping.entryPoint=traefik",
 		"--metrics.prometheus=true", "--metrics.prometheus.entryPoint=traefik",
@@ -61,6 +66,9 @@ func arguments() []string {
 		fmt.Sprintf("--serversTransport.forwardingTimeouts.idleConnTimeout=%s", idle),
 		"--serversTransport.forwardingTimeouts.dialTimeout=5s",
 		fmt.Sprintf("--providers.providersThrottleDuration=%s", throttle),
+		// Gateways of other classes are somebody else's, who may run Traefik, too.
+		"--providers.kubernetesGateway.labelSelector=" + labels.FormatLabels(managed),
+		"--providers.kubernetesGateway.statusAddress.hostname=" + v1alpha1.GatewayName + "." + v1alpha1.GatewayNamespace + ".svc",
 		// Objects of partitions name none of other namespaces, nor Traefik's own services.
 		"--providers.kubernetesGateway=true", "--providers.kubernetesGateway.crossProviderNamespaces=" + v1alpha1.GatewayNamespace,
 		"--providers.kubernetesCRD=true", "--providers.kubernetesCRD.crossProviderNamespaces=" + v1alpha1.GatewayNamespace,
@@ -96,6 +104,8 @@ func daemonSet(g *v1alpha1.Gateway) *appsv1.DaemonSet {
 					SecurityContext: &corev1.PodSecurityContext{
 						RunAsNonRoot: new(true), RunAsUser: new(int64(nobody)), RunAsGroup: new(int64(nobody)),
 						SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+						// So that it listens at the ports that Gateways name, without rights.
+						Sysctls: []corev1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "0"}},
 					},
 					Containers: []corev1.Container{traefik(image), gauge()},
 					Volumes:    []corev1.Volume{token()},
