@@ -29,6 +29,8 @@ import (
 	"yunfan.io/yunfan/internal/record"
 	"yunfan.io/yunfan/internal/rest"
 	"yunfan.io/yunfan/internal/right"
+	"yunfan.io/yunfan/internal/route"
+	"yunfan.io/yunfan/internal/route/gateway"
 	"yunfan.io/yunfan/internal/route/gateway/install"
 	"yunfan.io/yunfan/internal/secret"
 	"yunfan.io/yunfan/internal/tenant"
@@ -84,6 +86,9 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		return rest.Parts{}, fmt.Errorf("assembling: %w", err)
 	}
 
+	routes := route.New(mgr, members, route.Options{Namespace: o.Namespace, Authorizer: authorizer})
+	traffic := routes.Traffic()
+
 	for _, c := range []controller{
 		cluster.New(members, partitions),
 		tenant.New(),
@@ -97,6 +102,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		&nodeport.Garbage{Ports: ports},
 		&nodeport.Reporter{Hub: hub, Members: members},
 		install.New(members),
+		routes,
 	} {
 		if err := c.SetupWithManager(mgr); err != nil {
 			return rest.Parts{}, fmt.Errorf("assembling: %w", err)
@@ -104,8 +110,10 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 	}
 	members.Register(
 		delivery.Controller{},
+		gateway.NewController(traffic.Gateways()),
 	)
 	mgr.GetWebhookServer().Register(application.WebhookPath, application.NewWebhook(mgr))
+	mgr.GetWebhookServer().Register(route.WebhookPath, routes.Webhook())
 
 	parts := rest.Parts{Routes: slices.Concat(
 		(&cluster.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
@@ -127,7 +135,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		}
 		parts.Routes = append(parts.Routes, (&usage.API{History: history, Authorizer: authorizer}).Routes()...)
 		absent := right.Absent{Index: rights, Authorizer: authorizer}
-		later, err := (&overTime{mgr: mgr, members: members, absent: absent, secrets: secrets, usage: history, o: o}).add()
+		later, err := (&overTime{mgr: mgr, members: members, absent: absent, secrets: secrets, usage: history, traffic: traffic, o: o}).add()
 		if err != nil {
 			return rest.Parts{}, err
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"yunfan.io/yunfan/internal/action"
@@ -15,6 +16,8 @@ import (
 	"yunfan.io/yunfan/internal/request"
 	"yunfan.io/yunfan/internal/rest"
 	"yunfan.io/yunfan/internal/right"
+	"yunfan.io/yunfan/internal/rollout"
+	"yunfan.io/yunfan/internal/traffic"
 	"yunfan.io/yunfan/internal/usage"
 	"yunfan.io/yunfan/internal/workflow"
 	"yunfan.io/yunfan/internal/workflow/builtin"
@@ -28,6 +31,7 @@ type overTime struct {
 	absent  right.Absent
 	secrets builtin.Secrets
 	usage   *usage.History
+	traffic traffic.Traffic
 	o       Options
 }
 
@@ -46,19 +50,28 @@ func (a *overTime) add() ([]rest.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	actions, err := action.NewCatalogue(append(builtin.Actions(builtin.Options{
+	var engine *workflow.Engine // rollouts are among its actions, and wake their steps
+	rollouts, err := rollout.New(a.mgr, rollout.Options{
+		Traffic: a.traffic, Namespace: a.o.Namespace, Authorizer: a.absent.Authorizer,
+		Wake: func(run types.NamespacedName, step string) { engine.Wake(run, step) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	actions, err := action.NewCatalogue(slices.Concat(builtin.Actions(builtin.Options{
 		Hub: a.mgr.GetClient(), Live: a.mgr.GetAPIReader(), Members: a.members, Policy: a.o.Outbound, Send: messages.Send,
 		Secrets: a.secrets, May: a.absent.May,
-	}), requests.Actions()...)...)
+	}), requests.Actions(), rollouts.Actions())...)
 	if err != nil {
 		return nil, err
 	}
 	descriptions := workflow.Descriptions(actions)
 	runs := history.New(a.mgr.GetClient(), a.o.Records)
+	engine = workflow.New(a.mgr, workflow.Options{Actions: actions, Namespace: a.o.Namespace, History: runs, Log: runs.Log})
 	for _, c := range []controller{
 		messages, requests, runs, history.NewTrimmer(runs, a.mgr.GetClient()),
 		workflow.NewValidity(a.mgr, descriptions, a.o.Namespace),
-		workflow.New(a.mgr, workflow.Options{Actions: actions, Namespace: a.o.Namespace, History: runs, Log: runs.Log}),
+		engine, rollouts,
 	} {
 		if err := c.SetupWithManager(a.mgr); err != nil {
 			return nil, fmt.Errorf("assembling: %w", err)
