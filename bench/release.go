@@ -187,7 +187,10 @@ func (b *bench) weights(ctx context.Context, edge string, _ *v1alpha1.Applicatio
 	if report := l.Report(); report.Failed > 0 {
 		figure("requests lost meanwhile", "%d of %d\n%s", report.Failed, report.Asked, report.Timeline())
 	}
-	return nil
+	if err := b.partitions(ctx, l, r); err != nil {
+		return err
+	}
+	return b.gatewayAlone(ctx)
 }
 
 // firstOf waits for the first answer of a version to a request that was sent after a time, and gives when that was sent.

@@ -5,9 +5,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
@@ -78,4 +81,84 @@ func (b *bench) manyRoutes(ctx context.Context, edge string, _ *v1alpha1.Applica
 		figure("memory of "+name, "%d MiB, before %d MiB", after[name].pss>>10, before[name].pss>>10)
 	}
 	return nil
+}
+
+// partitions moves all requests from one partition to the other, which is the edge's work alone.
+func (b *bench) partitions(ctx context.Context, l *load.Load, r *v1alpha1.Route) error {
+	var seen []time.Duration
+	for i := range changesOfWeight {
+		open, closed := members[i%2], members[(i+1)%2]
+		former := r.DeepCopy()
+		r.Spec.Partitions = []v1alpha1.RoutePartition{{Name: closed, Closed: true}}
+		if err := b.Clusters[journey.Hub].Patch(ctx, r, client.MergeFrom(former)); err != nil {
+			return fmt.Errorf("changing the route: %w", err)
+		}
+		changed := time.Now()
+		if err := b.readyAgain(ctx, r); err != nil {
+			return err
+		}
+		last, _ := l.Report().Last(func(a load.Answer) bool { return a.Who.Partition == tenant+"-"+closed })
+		seen = append(seen, max(last.At.Sub(changed), 0))
+		if at, ok := l.Report().First(changed, func(a load.Answer) bool { return a.Who.Partition == tenant+"-"+open }); !ok {
+			return fmt.Errorf("partition %s does not answer at %s", open, at.At)
+		}
+	}
+	spread("partition closed until the last request goes there", seen)
+	former := r.DeepCopy()
+	r.Spec.Partitions = nil
+	if err := b.Clusters[journey.Hub].Patch(ctx, r, client.MergeFrom(former)); err != nil {
+		return fmt.Errorf("changing the route: %w", err)
+	}
+	return b.readyAgain(ctx, r)
+}
+
+// gatewayAlone changes an object of the gateway itself, in one member: what it needs without the platform.
+func (b *bench) gatewayAlone(ctx context.Context) error {
+	const host = "alone.bench.example.com"
+	c := b.Clusters[journey.Shanghai]
+	var nodes corev1.NodeList
+	if err := c.List(ctx, &nodes); err != nil {
+		return fmt.Errorf("listing nodes: %w", err)
+	}
+	address := ""
+	for _, a := range nodes.Items[0].Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			address = net.JoinHostPort(a.Address, "30080")
+		}
+	}
+	spec := func(service string) map[string]any {
+		return map[string]any{
+			"parentRefs": []any{map[string]any{"name": "yunfan", "namespace": "yunfan-gateway"}}, "hostnames": []any{host},
+			"rules": []any{map[string]any{"backendRefs": []any{map[string]any{"name": service, "port": int64(8080)}}}},
+		}
+	}
+	object := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+		"metadata": map[string]any{"name": "alone", "namespace": tenant + "-" + journey.Shanghai}, "spec": spec("red"),
+	}}
+	if err := c.Create(ctx, object); err != nil {
+		return fmt.Errorf("creating an object of the gateway: %w", err)
+	}
+	l := load.Start(ctx, load.Config{Address: address, Host: host, Rate: releaseRate, Kinds: []load.Kind{{Name: "kept", Share: 1}}})
+	defer l.Stop()
+	if _, err := firstOf(ctx, l, time.Now(), "red-1"); err != nil {
+		return err
+	}
+	var seen []time.Duration
+	for i := range changesOfWeight {
+		service := []string{"blue", "red"}[i%2]
+		former := object.DeepCopy()
+		object.Object["spec"] = spec(service)
+		if err := c.Patch(ctx, object, client.MergeFrom(former)); err != nil {
+			return fmt.Errorf("changing an object of the gateway: %w", err)
+		}
+		changed := time.Now()
+		first, err := firstOf(ctx, l, changed, service+"-1")
+		if err != nil {
+			return err
+		}
+		seen = append(seen, first.Sub(changed))
+	}
+	spread("the gateway alone: object changed until a request sees it", seen)
+	return client.IgnoreNotFound(c.Delete(ctx, object))
 }
