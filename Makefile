@@ -16,7 +16,7 @@ YUNFAN_GO  := $(shell find cmd internal api -name '*.go' -not -name '*_test.go' 
 # What Debian must have: a compiler and libseccomp for runc, nft for the nodes' networks, debootstrap for images, HAProxy for the edge; and for
 # tests the servers that they start themselves, PostgreSQL and OpenLDAP, and Python, in which the documentation has an example.
 DEBIAN     := ca-certificates debootstrap gcc haproxy libc6-dev libseccomp-dev nftables pkg-config
-DEBIAN_TEST := postgresql python3 slapd
+DEBIAN_TEST := nginx-light postgresql python3 slapd
 
 ##@ The two commands
 

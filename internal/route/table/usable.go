@@ -15,9 +15,10 @@ import (
 func (t *Table) Usable() (usable *Table, left []string) {
 	usable = &Table{}
 	for _, pool := range t.Pools {
+		anyPath := len(pool.Paths) == 0
 		var said []string
 		pool, said = pool.usable()
-		if len(pool.Paths) > 0 || len(said) == 0 {
+		if anyPath || len(pool.Paths) > 0 {
 			usable.Pools = append(usable.Pools, pool)
 		}
 		for _, text := range said {
@@ -36,7 +37,6 @@ func (t *Table) Usable() (usable *Table, left []string) {
 
 func (p Pool) usable() (Pool, []string) {
 	var said []string
-	anyPath := len(p.Paths) == 0
 	p.Paths = slices.DeleteFunc(slices.Clone(p.Paths), func(path Path) bool {
 		if path.Type != PathRegex {
 			return false
@@ -47,9 +47,6 @@ func (p Pool) usable() (Pool, []string) {
 		}
 		return err != nil
 	})
-	if anyPath {
-		p.Paths = []Path{{Type: PathPrefix, Value: "/"}}
-	}
 	closed := false
 	for _, ranges := range [][]string{p.Allow, p.Deny} {
 		for _, text := range ranges {

@@ -32,7 +32,7 @@ func rules(p *table.Pool) []poolRule {
 	}
 	paths := p.Paths
 	if len(paths) == 0 {
-		paths = []table.Path{{Type: table.PathPrefix, Value: "/"}}
+		paths = []table.Path{{}}
 	}
 	var all []poolRule
 	for _, host := range hosts {
@@ -62,6 +62,8 @@ func hostRule(host string) (text string, rank int) {
 
 func pathRule(path table.Path, i int) (text string, rank int) {
 	switch path.Type {
+	case "":
+		return "PathPrefix(`/`)", 1
 	case table.PathExact:
 		return "Path(" + strconv.Quote(path.Value) + ")", pathExacts + len(path.Value)
 	case table.PathPrefix:
