@@ -91,6 +91,12 @@ func (c *cast) hubTable(application func(partition string) map[string]any) []row
 		{"ApplicationRevision", in + "applicationrevisions", revision, nil, who(read, "PAOV", "get", "ov"), false, false},
 		{"Delivery", in + "deliveries", v1alpha1.DeliveryName("in-part", "part"), nil, who(read, "PAOV", "get", "ov"), false, false},
 		{"Delivery elsewhere", in + "deliveries", v1alpha1.DeliveryName("in-whole", "whole"), nil, who(read, "PAOV"), false, false},
+		{"Route", in + "routes", "matrix-route", kind("Route", map[string]any{"hosts": []any{"fresh." + c.Tenant + ".example.com"}, "rules": []any{toInPart()}}),
+			who(all, "PAO", read, "V", "get", "ov"), false, false},
+		{"Rollout", in + "rollouts", "", nil, who("list watch", "PAOV"), false, false},
+		{"RouteHost", root + "routehosts", "", nil, who("list watch", "P"), false, false},
+		{"Edge", root + "edges", "", kind("Edge", map[string]any{"endpoints": []any{"https://192.0.2.1:8444"}, "credentialsSecretRef": map[string]any{"name": "x"}}),
+			who(all, "P"), true, false},
 		{"Workflow", in + "workflows", "matrix-flow", kind("Workflow", map[string]any{"steps": waits().Steps}),
 			who(all, "PAO", read, "V", "get", "ov"), false, false},
 		{"WorkflowRun", in + "workflowruns", "matrix-run", kind("WorkflowRun", map[string]any{"definition": waits()}),
@@ -122,6 +128,11 @@ func (c *cast) hubTable(application func(partition string) map[string]any) []row
 		{"admission", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", "yunfan-deploy-applications", nil, who(), false, false},
 		{"kinds", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "users.yunfan.io", nil, who(), false, false},
 	}
+}
+
+// toInPart is a rule of a Route that leads to the application of the sub-partition.
+func toInPart() map[string]any {
+	return map[string]any{"name": "all", "backends": []any{map[string]any{"application": "in-part", "component": "in-part"}}}
 }
 
 // waits is a graph that waits for an hour.
@@ -214,6 +225,10 @@ func TestSEC01_Matrix(t *testing.T) {
 	inPart := c.Application("in-part", journey.In("part"), journey.Echo("in-part"))
 	c.Ready(inWhole)
 	c.Ready(inPart)
+	c.Create(&v1alpha1.Route{ObjectMeta: metav1.ObjectMeta{Namespace: c.Tenant, Name: "matrix-route"}, Spec: v1alpha1.RouteSpec{
+		Hosts: []string{c.Tenant + ".example.com"},
+		Rules: []v1alpha1.RouteRule{{Name: "all", Backends: []v1alpha1.RouteBackend{{Application: "in-part", Component: "in-part"}}}},
+	}})
 	application := func(partition string) map[string]any {
 		fresh := c.stored(journey.Hub, "/apis/yunfan.io/v1alpha1/namespaces/"+c.Tenant+"/applications/in-"+partition)
 		fresh["metadata"] = map[string]any{"name": "matrix"}

@@ -37,6 +37,7 @@ func TestSEC01_DecideAgrees(t *testing.T) {
 		"clusters", "tenants", "memberships", "usergroups", "partitions", "configurations", "applications", "applicationrevisions",
 		"deliveries", "nodeports", "users", "directories", "sessions", "accesstokens", "settings", "secrets", "unknowns",
 		"workflows", "workflowruns", "approvals", "resourcerequests", "products", "notificationreceivers", "notificationproviders",
+		"routes", "routehosts", "edges", "rollouts",
 	} {
 		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "deploy", "allocate", "stamp", "impersonate", "*"} {
 			for _, namespace := range []string{"", own, other} {

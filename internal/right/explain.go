@@ -96,6 +96,10 @@ func (x *Index) missingOnHub(user rest.User, a authorizationv1.ResourceAttribute
 		return "nobody reads the hub's secrets"
 	case a.Group == group && (a.Resource == "deliveries" || a.Resource == "applicationrevisions"):
 		return "the platform alone writes it: change the Application instead"
+	case a.Group == group && a.Resource == "rollouts":
+		return "the platform alone writes it: change the Application to begin one, and pause, retry or abort its WorkflowRun"
+	case a.Group == group && a.Resource == "routehosts":
+		return "the platform alone writes it: name the host in a Route"
 	case a.Group == group && a.Resource == "approvals":
 		return "an approval is what somebody said: nobody changes or deletes it"
 	case a.Group == group && a.Verb == VerbStamp:

@@ -80,10 +80,27 @@ func (x *Index) Own(ctx context.Context, user rest.User, a authorizationv1.Resou
 		r := &v1alpha1.ApplicationRevision{}
 		found, err := x.get(ctx, key, r)
 		return err == nil && found && x.application(ctx, client.ObjectKey{Namespace: a.Namespace, Name: r.Labels[v1alpha1.LabelApplication]}, in, false)
+	case "rollouts":
+		r := &v1alpha1.Rollout{}
+		found, err := x.get(ctx, key, r)
+		return err == nil && found && x.application(ctx, client.ObjectKey{Namespace: a.Namespace, Name: r.Spec.Application}, in, false)
+	case "routes":
+		r := &v1alpha1.Route{}
+		found, err := x.get(ctx, key, r)
+		return err == nil && (!found || x.carries(ctx, r, in))
 	case "workflows":
 		return true // whoever may start a run must see what it does
 	}
 	return x.begun(ctx, user.Name, key, a.Resource, in)
+}
+
+// carries says whether a Route leads to an application in one of the partitions.
+func (x *Index) carries(ctx context.Context, r *v1alpha1.Route, in func(string) bool) bool {
+	return slices.ContainsFunc(r.Spec.Rules, func(rule v1alpha1.RouteRule) bool {
+		return slices.ContainsFunc(rule.Backends, func(b v1alpha1.RouteBackend) bool {
+			return x.application(ctx, client.ObjectKey{Namespace: r.Namespace, Name: b.Application}, in, false)
+		})
+	})
 }
 
 // begun says whether a run, a request or an approval is of the user's own making, or a run is about an application in one

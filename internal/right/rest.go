@@ -62,6 +62,7 @@ var platform = []string{
 	"clusters", "tenants", "memberships", "usergroups", "partitions", "configurations", "applications", "applicationrevisions",
 	"deliveries", "nodeports", "users", "directories", "sessions", "accesstokens", "settings", "secrets",
 	"workflows", "workflowruns", "approvals", "resourcerequests", "products", "notificationreceivers", "notificationproviders",
+	"routes", "routehosts", "edges", "rollouts",
 }
 
 func (q *Question) attributes() authorizationv1.ResourceAttributes {

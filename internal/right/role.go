@@ -65,30 +65,31 @@ func ours(verbs []string, resources ...string) rbacv1.PolicyRule {
 }
 
 // made are the kinds that only the platform writes.
-var made = []string{"applicationrevisions", "deliveries"}
+var made = []string{"applicationrevisions", "deliveries", "rollouts"}
 
 // hubRoles is what each ClusterRole allows on the hub: all of it, and nothing else.
 func hubRoles() map[string][]rbacv1.PolicyRule {
 	events := []rbacv1.PolicyRule{on("", readVerbs, "events"), on("events.k8s.io", readVerbs, "events")}
 	work := []string{"configurations", "applications"}
+	carried := []string{"routes"} // they are of all partitions of an application, so limited members write none
 	people := []string{"memberships", "usergroups"}
 	// Begun and steered by people, and done by the platform.
 	begun := []string{"workflowruns", "resourcerequests"}
 	return map[string][]rbacv1.PolicyRule{
 		hubPlatformAdmin: append([]rbacv1.PolicyRule{
-			ours(writeVerbs, slices.Concat([]string{"clusters", "tenants", "partitions", "users", "directories", "settings", "products", "notificationproviders", "notificationreceivers", "workflows"},
-				people, work, begun)...),
+			ours(writeVerbs, slices.Concat([]string{"clusters", "tenants", "partitions", "users", "directories", "settings", "products", "notificationproviders", "notificationreceivers", "workflows", "edges"},
+				people, work, carried, begun)...),
 			ours(decideVerbs, "approvals"),
 			ours([]string{VerbDeploy, VerbAllocate}, "partitions"),
 			ours(secretVerbs, "secrets"),
 			// Whoever could make one could act as anybody: they come from signing in only.
 			ours(append([]string{"delete", "deletecollection"}, readVerbs...), "sessions", "accesstokens"),
-			ours(readVerbs, append([]string{"nodeports", "clusters/nodes", "health", "certificates", logs}, made...)...),
+			ours(readVerbs, append([]string{"nodeports", "routehosts", "clusters/nodes", "health", "certificates", logs}, made...)...),
 			on("", readVerbs, "namespaces"),
 			{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}},
 		}, events...),
 		hubTenantAdmin: append([]rbacv1.PolicyRule{
-			ours(writeVerbs, slices.Concat(people, work, []string{"workflows", "notificationreceivers"})...),
+			ours(writeVerbs, slices.Concat(people, work, carried, []string{"workflows", "notificationreceivers"})...),
 			ours(steerVerbs, begun...),
 			ours(decideVerbs, "approvals"),
 			ours(secretVerbs, "secrets"),
@@ -97,7 +98,7 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		hubTenantOperator: append([]rbacv1.PolicyRule{
-			ours(writeVerbs, append([]string{"workflows"}, work...)...),
+			ours(writeVerbs, slices.Concat([]string{"workflows"}, work, carried)...),
 			ours(steerVerbs, begun...),
 			ours(decideVerbs, "approvals"),
 			ours(secretVerbs, "secrets"),
@@ -106,7 +107,7 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		hubTenantViewer: append([]rbacv1.PolicyRule{
-			ours(readVerbs, slices.Concat([]string{"partitions", logs, "workflows", "approvals", "notificationreceivers"}, people, work, begun, made)...),
+			ours(readVerbs, slices.Concat([]string{"partitions", logs, "workflows", "approvals", "notificationreceivers"}, people, work, carried, begun, made)...),
 			on("", []string{"get"}, "namespaces"),
 		}, events...),
 		// Where they may write it, admission asks for each partition. What they may read is found by the proxy, object
@@ -117,7 +118,7 @@ func hubRoles() map[string][]rbacv1.PolicyRule {
 			ours([]string{"create"}, "approvals"),
 			ours([]string{"get", "create", "update", "delete"}, "secrets"),
 		},
-		hubReader: {ours([]string{"get"}, slices.Concat([]string{"clusters", "tenants", "partitions", logs, "workflows", "approvals"}, work, begun, made)...)},
+		hubReader: {ours([]string{"get"}, slices.Concat([]string{"clusters", "tenants", "partitions", logs, "workflows", "approvals"}, work, carried, begun, made)...)},
 		// The catalogue of what can be asked for.
 		hubEverybody: {ours(readVerbs, "products")},
 	}
