@@ -29,11 +29,16 @@ type Reconciler struct {
 	live      client.Reader
 	nodePorts NodePorts
 	pace      pace
+	// rollouts says that they, and not this controller, move what runs to another revision.
+	rollouts bool
 }
+
+// byRollouts switches rollouts on.
+const byRollouts = false
 
 // New gives a Reconciler that reserves node ports with nodePorts.
 func New(mgr manager.Manager, nodePorts NodePorts) *Reconciler {
-	return &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), nodePorts: nodePorts}
+	return &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), nodePorts: nodePorts, rollouts: byRollouts}
 }
 
 // Reconcile brings one application's revision and deliveries to what its spec asks for, and tells how they are.

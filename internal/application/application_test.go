@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -44,10 +46,12 @@ func newTenant(t *testing.T) *tenant {
 	t.Helper()
 	testkit.StartManager(t, hub, func(mgr manager.Manager) error {
 		ports := &nodeport.Ports{Hub: mgr.GetClient(), Live: mgr.GetAPIReader(), Members: noMembers{}}
-		return New(mgr, ports).SetupWithManager(mgr)
+		r := New(mgr, ports)
+		r.rollouts = true
+		return r.SetupWithManager(mgr)
 	}, func(mgr manager.Manager) error {
 		return configuration.New(mgr).SetupWithManager(mgr)
-	}, cleanPartitions)
+	}, cleanPartitions, roll)
 	return bareTenant(t)
 }
 
@@ -64,6 +68,38 @@ func cleanPartitions(mgr manager.Manager) error {
 			}
 			return ctrl.Result{}, client.IgnoreNotFound(mgr.GetClient().Update(ctx, d))
 		}))
+}
+
+// roll plays the rollout controller: all partitions move at once, and older rollouts are replaced. It leaves applications
+// alone whose name begins with "by-hand".
+func roll(mgr manager.Manager) error {
+	c := mgr.GetClient()
+	return ctrl.NewControllerManagedBy(mgr).Named("roller").For(&v1alpha1.Rollout{}).Complete(
+		reconcile.Func(func(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+			o := &v1alpha1.Rollout{}
+			if err := c.Get(ctx, req.NamespacedName, o); err != nil || o.Status.Phase.Ended() || strings.HasPrefix(o.Spec.Application, "by-hand") {
+				return ctrl.Result{}, client.IgnoreNotFound(err)
+			}
+			for _, partition := range o.Spec.Partitions {
+				if err := moveTo(ctx, c, o, partition); err != nil {
+					return ctrl.Result{}, err
+				}
+			}
+			o.Status.Phase = v1alpha1.RolloutSucceeded
+			return ctrl.Result{}, client.IgnoreNotFound(c.Status().Update(ctx, o))
+		}))
+}
+
+// moveTo moves one partition in place.
+func moveTo(ctx context.Context, c client.Client, o *v1alpha1.Rollout, partition string) error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		d := &v1alpha1.Delivery{}
+		if err := c.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: v1alpha1.DeliveryName(o.Spec.Application, partition)}, d); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+		d.Spec.Tracks[0].Revision = o.Spec.To
+		return c.Update(ctx, d)
+	})
 }
 
 func bareTenant(t *testing.T) *tenant {

@@ -17,9 +17,29 @@ import (
 // parallelWrites bounds the writes to the hub for one application.
 const parallelWrites = 8
 
-// handOver is the one place where Deliveries are moved to another revision. The strategy RollingUpdate moves all
-// partitions at once; how pods are replaced is the workload's matter. What it wrote is in the world afterwards.
+// handOver writes the deliveries, but leaves the revision of those that are there and run to a rollout, which it makes.
+// What it wrote is in the world afterwards.
 func (r *Reconciler) handOver(ctx context.Context, w *world, p *Plan) error {
+	if !r.rollouts {
+		w.app.Status.Revision = p.Revision.Name
+		return r.writeAll(ctx, w, p)
+	}
+	if err := r.newest(ctx, w); err != nil {
+		return err
+	}
+	next := w.stay(p)
+	w.app.Status.Revision = p.Revision.Name
+	if last := w.failed(p.Revision.Name); last != nil {
+		w.app.Status.Revision = last.Spec.From
+	}
+	if err := r.writeAll(ctx, w, p); err != nil || next == nil {
+		return err
+	}
+	return r.roll(ctx, w, p, next)
+}
+
+// writeAll writes the plan's deliveries and withdraws all others.
+func (r *Reconciler) writeAll(ctx context.Context, w *world, p *Plan) error {
 	var mu sync.Mutex
 	var group errgroup.Group
 	group.SetLimit(parallelWrites)
@@ -43,7 +63,6 @@ func (r *Reconciler) handOver(ctx context.Context, w *world, p *Plan) error {
 		})
 	}
 	_ = group.Wait() // No function of the group gives an error.
-	w.app.Status.Revision = p.Revision.Name
 	errs[len(p.Deliveries)] = r.withdraw(ctx, inOrder(unwanted))
 	return errors.Join(errs...)
 }

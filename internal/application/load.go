@@ -3,6 +3,8 @@ package application
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +29,12 @@ type world struct {
 	deliveries map[string]*v1alpha1.Delivery
 	// others are the deliveries of the tenant's other applications.
 	others []*v1alpha1.Delivery
+	// rollouts of the application that have not ended, and the newest.
+	rollouts []*v1alpha1.Rollout
+	// rollout is the newest, which the application's status names; nil if there is none.
+	rollout *v1alpha1.Rollout
+	// later are the partitions that get nothing before the rollout has ended.
+	later []string
 	// nodePorts are the reservations of all clusters, by name.
 	nodePorts map[string]*v1alpha1.NodePort
 }
@@ -42,6 +50,7 @@ func load(ctx context.Context, reader client.Reader, app *v1alpha1.Application) 
 	var revisions v1alpha1.ApplicationRevisionList
 	var deliveries v1alpha1.DeliveryList
 	var nodePorts v1alpha1.NodePortList
+	var rollouts v1alpha1.RolloutList
 	here, mine := client.InNamespace(app.Namespace), client.MatchingLabels{v1alpha1.LabelApplication: app.Name}
 	for _, read := range []struct {
 		list    client.ObjectList
@@ -51,6 +60,7 @@ func load(ctx context.Context, reader client.Reader, app *v1alpha1.Application) 
 		{&revisions, []client.ListOption{here, mine}},
 		{&deliveries, []client.ListOption{here}},
 		{&nodePorts, nil},
+		{&rollouts, []client.ListOption{here, mine}},
 	} {
 		if err := reader.List(ctx, read.list, append(read.options, client.UnsafeDisableDeepCopy)...); err != nil {
 			return nil, fmt.Errorf("reading what the application depends on: %w", err)
@@ -73,6 +83,20 @@ func load(ctx context.Context, reader client.Reader, app *v1alpha1.Application) 
 	for i := range nodePorts.Items {
 		w.nodePorts[nodePorts.Items[i].Name] = &nodePorts.Items[i]
 	}
+	for i := range rollouts.Items {
+		o := &rollouts.Items[i]
+		if !metav1.IsControlledBy(o, app) {
+			continue
+		}
+		newest := o.Name == app.Status.Rollout
+		if newest {
+			w.rollout = o
+		}
+		if newest || !o.Status.Phase.Ended() {
+			w.rollouts = append(w.rollouts, o)
+		}
+	}
+	slices.SortFunc(w.rollouts, func(a, b *v1alpha1.Rollout) int { return strings.Compare(a.Name, b.Name) })
 	if err := w.loadConfigurations(ctx, reader); err != nil {
 		return nil, err
 	}
@@ -123,7 +147,12 @@ func (w *world) current() *v1alpha1.ApplicationRevision {
 }
 
 // stableTrack is the track that users get.
-func stableTrack(d *v1alpha1.Delivery) *v1alpha1.Track { return &d.Spec.Tracks[0] }
+func stableTrack(d *v1alpha1.Delivery) *v1alpha1.Track {
+	if stable := d.Spec.Track(v1alpha1.TrackStable); stable != nil {
+		return stable
+	}
+	return &d.Spec.Tracks[0]
+}
 
 // configurationsOf are the names of the configurations that components use.
 func configurationsOf(components []v1alpha1.Component) map[string]bool {

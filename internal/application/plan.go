@@ -109,7 +109,7 @@ func (w *world) candidates(choices []placement.Choice) []placement.Candidate {
 
 // delivery is what a partition should get.
 func (w *world) delivery(a *placement.Assignment, revision string) v1alpha1.Delivery {
-	return v1alpha1.Delivery{
+	d := v1alpha1.Delivery{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: w.app.Namespace, Name: v1alpha1.DeliveryName(w.app.Name, a.Partition),
 			Labels: map[string]string{
@@ -120,9 +120,14 @@ func (w *world) delivery(a *placement.Assignment, revision string) v1alpha1.Deli
 		},
 		Spec: v1alpha1.DeliverySpec{
 			Application: w.app.Name, Partition: a.Partition, Cluster: a.Cluster, Stopped: w.app.Spec.Stopped,
-			Tracks: []v1alpha1.Track{{Role: v1alpha1.TrackStable, Revision: revision, Replicas: a.Replicas}},
+			Tracks:        []v1alpha1.Track{{Role: v1alpha1.TrackStable, Revision: revision, Replicas: a.Replicas}},
+			RollingUpdate: w.app.Spec.Strategy.RollingUpdate,
 		},
 	}
+	if there := w.there(&d); there != nil { // names stay, and so does what it gets of the traffic
+		d.Spec.Tracks[0].Suffix, d.Spec.Traffic = stableTrack(there).Suffix, there.Spec.Traffic
+	}
+	return d
 }
 
 // checkNames refuses components whose objects would have the names of another application's in the same partition. Of

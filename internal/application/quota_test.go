@@ -1,6 +1,7 @@
 package application
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,6 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/testkit"
 )
 
 func container(name string, resources corev1.ResourceRequirements) corev1.Container {
@@ -191,5 +193,35 @@ func TestRoom(t *testing.T) {
 	want := list("requests.cpu", "1", "requests.memory", "1Gi", "limits.cpu", "3", "pods", "4")
 	if diff := cmp.Diff(want, roomOf(p)); diff != "" {
 		t.Errorf("the scarcer of nodes and quota\n%s", diff)
+	}
+}
+
+func TestREL09_RoomForASecondRevision(t *testing.T) {
+	tenant := testkit.Namespace(t, hub.Client)
+	p := newPartition(tenant, "prod", "beijing")
+	p.Spec.Quota = list("pods", "10", "requests.cpu", "2", "services", "6")
+	status := p.Status
+	testkit.Create(t, hub.Client, p)
+	p.Status = status
+	p.Status.Used = list("pods", "6", "requests.cpu", "1200m", "services", "3")
+	if err := hub.Client.Status().Update(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	app := score(tenant)
+	app.Spec.Components[1].Template.Spec.Containers[0].Resources.Requests = list("cpu", "200m")
+	to := &v1alpha1.ApplicationRevision{ObjectMeta: metav1.ObjectMeta{Namespace: tenant, Name: "score-2"}, Spec: v1alpha1.ApplicationRevisionSpec{Components: app.Spec.Components}}
+	check := CheckQuota(hub.Client)
+	for _, tc := range []struct {
+		reason string
+		pods   int32
+		want   string
+	}{
+		{"four more fit", 4, ""},
+		{"a fifth does not", 5, "the quota of partition prod does not hold it: pods: 5 wanted, others use 6 of 10; the quota of partition prod does not hold it: requests.cpu: 1 wanted, others use 1200m of 2"},
+	} {
+		err := check(t.Context(), to, map[string]map[string]int32{"prod": {"score-record": tc.pods, "db-service": 1}, "gone": {"score-record": 100}})
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: got %v, want %q", tc.reason, err, tc.want)
+		}
 	}
 }

@@ -88,14 +88,16 @@ func canonical(spec v1alpha1.ApplicationRevisionSpec) ([]byte, error) {
 	return json.Marshal(fields) //nolint:wrapcheck // callers say what for
 }
 
-// sameComponents is the revision whose version and components the application has: the current one, or the one that a
-// rollback names; nil if they are new.
+// sameComponents is the revision whose version and components the application has: the current one, the one that a rollout
+// should bring or should have brought, or the one that a rollback names; nil if they are new.
 func (w *world) sameComponents() *v1alpha1.ApplicationRevision {
 	mine, err := contentOf(w.app.Spec.Version, w.app.Spec.Components, w.app.Spec.Chart)
 	if err != nil {
 		return nil
 	}
-	for _, r := range []*v1alpha1.ApplicationRevision{w.revisions[w.app.Annotations[v1alpha1.AnnotationRollbackTo]], w.current()} {
+	for _, r := range []*v1alpha1.ApplicationRevision{
+		w.revisions[w.app.Annotations[v1alpha1.AnnotationRollbackTo]], w.revisions[announced(w.app)], w.current(),
+	} {
 		if r == nil {
 			continue
 		}
@@ -191,9 +193,12 @@ func (r *Reconciler) pruneRevisions(ctx context.Context, w *world, newest string
 	return nil
 }
 
-// usedRevisions are those that a delivery should have or has.
+// usedRevisions are those that a delivery should have or has, and those between which rollouts move.
 func (w *world) usedRevisions() map[string]bool {
-	used := map[string]bool{w.app.Status.Revision: true, w.app.Annotations[v1alpha1.AnnotationRollbackTo]: true}
+	used := map[string]bool{w.app.Status.Revision: true, w.app.Annotations[v1alpha1.AnnotationRollbackTo]: true, announced(w.app): true}
+	for _, o := range w.rollouts {
+		used[o.Spec.From], used[o.Spec.To] = true, true
+	}
 	for _, d := range w.deliveries {
 		for _, track := range d.Spec.Tracks {
 			used[track.Revision] = true

@@ -29,6 +29,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		For(&v1alpha1.Application{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
 		Owns(&v1alpha1.Delivery{}).
 		Owns(&v1alpha1.WorkflowRun{}).
+		Owns(&v1alpha1.Rollout{}, builder.WithPredicates(rolloutChanged)).
 		Watches(&v1alpha1.Delivery{}, r.thatWait(v1alpha1.ReasonInvalid), builder.WithPredicates(onlyDeleted)).
 		Watches(&v1alpha1.NodePort{}, r.thatWait(v1alpha1.ReasonNodePortTaken), builder.WithPredicates(onlyDeleted)).
 		Watches(&v1alpha1.Partition{}, r.ofPartition()).
@@ -41,6 +42,13 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	}
 	return nil
 }
+
+// rolloutChanged leaves out how far a rollout is: only its phase, and what it says when it has ended, are shown here.
+var rolloutChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	before, _ := e.ObjectOld.(*v1alpha1.Rollout)
+	after, _ := e.ObjectNew.(*v1alpha1.Rollout)
+	return before.Status.Phase != after.Status.Phase || after.Status.Phase != v1alpha1.RolloutRunning
+}}
 
 var onlyDeleted = predicate.Funcs{
 	CreateFunc: func(event.CreateEvent) bool { return false },

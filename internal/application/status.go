@@ -66,11 +66,11 @@ func (w *world) summarize(p *Plan, err error) {
 		placements = append(placements, placed)
 	}
 	if p != nil {
-		placements = w.waiting(p, placements)
+		placements = w.awaiting(w.waiting(p, placements), p)
 	}
 	app.Status.Placements = placements
 	app.Status.Pods = fmt.Sprintf("%d/%d", ready, desired)
-	setConditions(app, err)
+	w.setConditions(p, err)
 }
 
 // lastSeen is when a partition was seen. While nothing else changes it is renewed now and then only, so that it causes
@@ -134,8 +134,9 @@ func health(d *v1alpha1.Delivery) (healthy bool, reason, message string) {
 	return true, "", ""
 }
 
-// setConditions sums up the placements, or says why the application was refused.
-func setConditions(app *v1alpha1.Application, err error) {
+// setConditions sums up the placements and the rollout, or says why the application was refused.
+func (w *world) setConditions(p *Plan, err error) {
+	app := w.app
 	if err != nil {
 		_, reason, _ := reconcile.Outcome(err)
 		progressing := metav1.ConditionFalse
@@ -147,7 +148,17 @@ func setConditions(app *v1alpha1.Application, err error) {
 		return
 	}
 	reason, message := unready(app.Status.Placements)
+	moving, why, told, ok := w.rolling(p)
+	if ok && moving == metav1.ConditionTrue && weight(reason) == 0 {
+		reason, message = why, told // all that it has may be healthy, but it is not what is asked for
+	}
+	if ok {
+		reconcile.SetCondition(app, v1alpha1.ConditionProgressing, moving, why, told)
+	}
 	switch {
+	case ok && reason != "":
+		reconcile.SetCondition(app, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
+		return
 	case reason != "":
 		reconcile.SetCondition(app, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
 		progressing := metav1.ConditionTrue
@@ -162,7 +173,9 @@ func setConditions(app *v1alpha1.Application, err error) {
 		reason = v1alpha1.ReasonReady
 	}
 	reconcile.SetCondition(app, v1alpha1.ConditionReady, metav1.ConditionTrue, reason, message)
-	reconcile.SetCondition(app, v1alpha1.ConditionProgressing, metav1.ConditionFalse, reason, "")
+	if !ok {
+		reconcile.SetCondition(app, v1alpha1.ConditionProgressing, metav1.ConditionFalse, reason, "")
+	}
 }
 
 // unready gives the reason that matters most and what each partition lacks; empty if nothing is missing. That something
@@ -185,7 +198,7 @@ func unready(placements []v1alpha1.PlacementStatus) (reason, message string) {
 // weight orders reasons: what fails matters more than what waits for people, and that more than what is under way.
 func weight(reason string) int {
 	switch reason {
-	case v1alpha1.ReasonReconciling:
+	case "", v1alpha1.ReasonReconciling, v1alpha1.ReasonRolloutRunning:
 		return 0
 	case v1alpha1.ReasonWaitingForApproval, v1alpha1.ReasonApprovalRejected:
 		return 1
@@ -215,6 +228,20 @@ func (w *world) waiting(p *Plan, placements []v1alpha1.PlacementStatus) []v1alph
 		}
 		if placements[at].Reason == "" { // what it has there is as it should be meanwhile
 			placements[at].Reason, placements[at].Message = reason, message
+		}
+	}
+	slices.SortFunc(placements, func(a, b v1alpha1.PlacementStatus) int { return strings.Compare(a.Partition, b.Partition) })
+	return placements
+}
+
+// awaiting says of the partitions that get nothing before the rollout has ended that they wait for it.
+func (w *world) awaiting(placements []v1alpha1.PlacementStatus, p *Plan) []v1alpha1.PlacementStatus {
+	for i := range p.Assignments {
+		if a := &p.Assignments[i]; slices.Contains(w.later, a.Partition) {
+			placements = append(placements, v1alpha1.PlacementStatus{
+				Partition: a.Partition, Cluster: a.Cluster, Explanation: a.Explanation, Reason: v1alpha1.ReasonRolloutRunning,
+				Message: fmt.Sprintf("begins with revision %s, when that has come to the others", p.Revision.Name),
+			})
 		}
 	}
 	slices.SortFunc(placements, func(a, b v1alpha1.PlacementStatus) int { return strings.Compare(a.Partition, b.Partition) })

@@ -25,6 +25,9 @@ func validate(spec *v1alpha1.ApplicationSpec) error {
 		}
 	}
 	problems = append(problems, validateDependencies(spec.Components)...)
+	if u := spec.Strategy.RollingUpdate; u != nil && nothing(u.MaxSurge) && nothing(u.MaxUnavailable) {
+		problems = append(problems, "strategy.rollingUpdate: maxSurge and maxUnavailable are both 0, so no pod could ever be exchanged")
+	}
 	for i := range spec.Placement.Partitions {
 		for _, problem := range validateOverrides(spec, &spec.Placement.Partitions[i]) {
 			problems = append(problems, fmt.Sprintf("placement.partitions[%d].overrides: %s", i, problem))
@@ -34,6 +37,10 @@ func validate(spec *v1alpha1.ApplicationSpec) error {
 		return reconcile.Stall(v1alpha1.ReasonInvalid, "%s", strings.Join(problems, "; "))
 	}
 	return nil
+}
+
+func nothing(n *intstr.IntOrString) bool {
+	return n != nil && (n.String() == "0" || n.String() == "0%")
 }
 
 func validateComponent(c *v1alpha1.Component) (problems []string) {
