@@ -62,6 +62,9 @@ func New(mgr manager.Manager, members member.Lookup, o Options) *Routes {
 		client: mgr.GetClient(), live: mgr.GetAPIReader(), members: members, o: o,
 		certificates: map[client.ObjectKey]*certificate{},
 	}
+	if r.o.Drivers == nil {
+		r.o.Drivers = drivers()
+	}
 	r.edges = newEdges(o.Poll, o.Quick)
 	r.edges.changed = func(c changes) {
 		r.edgeKick.add(client.ObjectKey{Name: c.edge})

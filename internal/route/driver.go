@@ -1,0 +1,15 @@
+package route
+
+import (
+	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/route/edge"
+)
+
+// drivers are the platform's own.
+func drivers() map[v1alpha1.EdgeDriver]NewDriver {
+	return map[v1alpha1.EdgeDriver]NewDriver{
+		v1alpha1.EdgeDriverAgent: func(endpoint string, credentials map[string][]byte) (edge.Driver, error) {
+			return edge.NewClient(endpoint, string(credentials["token"]), credentials["ca.crt"])
+		},
+	}
+}
