@@ -55,7 +55,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		}
 	}
 	add("platform",
-		newUpCommand(), newDownCommand(), newKubeconfigCommand(), newServerCommand(), newRegistryCommand(), newImageCommand(), newJoinCommand(access))
+		newUpCommand(), newDownCommand(), newKubeconfigCommand(), newServerCommand(), newRegistryCommand(), newEdgeCommand(), newImageCommand(), newJoinCommand(access))
 	add("people",
 		newLoginCommand(access), newLogoutCommand(), newWhoAmICommand(), newPasswordCommand(), newTokensCommand(), newTokenCommand(), newFirstPasswordCommand(access), newCanICommand(access))
 	add("applications",
@@ -65,7 +65,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 	add("workflows", newSteeringCommands(access)...)
 	add("requests", newRequestCommand(access), newRequestsCommand(access), newLedgerCommand(access), newProductsCommand(access))
 	add("look",
-		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newPodsCommand(access), newUsageCommand(access), newNodesCommand(access), newPortsCommand(access),
+		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newPodsCommand(access), newUsageCommand(access), newNodesCommand(access), newPortsCommand(access), newRoutesCommand(access), newEdgesCommand(access),
 		newHealthCommand(access), newCertificatesCommand(access), newAuditCommand(access), newNotificationsCommand(access))
 	return root
 }
