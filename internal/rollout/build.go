@@ -18,7 +18,7 @@ func (c *compiler) build() error {
 	whole := &wave{number: 0}
 	c.own(whole, "begin", "开始 Begin", "begin")
 	c.steps[0].Compensate = &v1alpha1.StepCompensation{Action: "rollout.return", With: with(
-		"rollout", c.name, "uid", c.uid, "waves", "${{ inputs.order }}", "rolling", !c.drained && !c.mixed())}
+		"rollout", c.name, "uid", c.uid, "waves", "${{ inputs.order }}", "rolling", !c.drained && !c.emptied())}
 	c.notice()
 	if err := c.hooks("before", "发布前 Before", c.strategy.Before); err != nil {
 		return err
@@ -37,11 +37,14 @@ func (c *compiler) build() error {
 	return nil
 }
 
-// mixed says whether some components can run side by side and others cannot.
+// mixed says whether some components run side by side and others, which cannot, change too.
 func (c *compiler) mixed() bool {
-	names, _ := inPlaceOnly(c.facts.to)
+	names, _ := c.facts.inPlaceOnly()
 	return c.parallel && len(names) > 0
 }
+
+// emptied says whether partitions are closed and emptied for what changes in place beside what runs twice.
+func (c *compiler) emptied() bool { return c.mixed() && len(c.facts.partitions) > 1 }
 
 // wave appends the steps of one wave, and what is between it and the next.
 func (c *compiler) wave(w *wave, last bool) {
@@ -176,7 +179,7 @@ func (c *compiler) switchOver(w *wave) {
 // promotion appends the steps after which the new revision is the only one. Where components are changed in place for it,
 // one partition after the other is closed and emptied, if another carries the requests.
 func (c *compiler) promotion(w *wave) {
-	if !c.mixed() || len(c.facts.partitions) < 2 {
+	if !c.emptied() {
 		c.own(w, "promote", "转正 Promote", "promote")
 		return
 	}

@@ -98,7 +98,6 @@ func compile(o *v1alpha1.Rollout, f *facts) (*program, error) {
 // decide says how partitions are changed, and in which order.
 func (c *compiler) decide() {
 	by := c.strategy.Order.By
-	inPlace, _ := inPlaceOnly(c.facts.to)
 	reachable := 0
 	for i := range c.facts.partitions {
 		if c.facts.partitions[i].reachable {
@@ -115,7 +114,10 @@ func (c *compiler) decide() {
 			by = v1alpha1.OrderPartition
 		}
 	default:
-		c.parallel = slices.ContainsFunc(c.facts.to.Spec.Components, func(one v1alpha1.Component) bool { return !slices.Contains(inPlace, one.Name) && one.Template != nil })
+		c.parallel = slices.ContainsFunc(c.facts.to.Spec.Components, func(one v1alpha1.Component) bool {
+			ok, _ := parallelizable(&one)
+			return ok
+		})
 		if !c.parallel {
 			c.drained, by = true, cmp.Or(by, v1alpha1.OrderPartition)
 		}
@@ -123,14 +125,14 @@ func (c *compiler) decide() {
 	c.order(by)
 }
 
-// hooked are the components whose pods have a preStop hook of their own, before or after.
+// hooked are the components that change and whose pods have a preStop hook of their own, before or after.
 func hooked(f *facts) (names []string) {
 	for _, revision := range []*v1alpha1.ApplicationRevision{f.from, f.to} {
 		if revision == nil {
 			continue
 		}
 		for i := range revision.Spec.Components {
-			if c := &revision.Spec.Components[i]; ownPreStop(c) && !slices.Contains(names, c.Name) {
+			if c := &revision.Spec.Components[i]; ownPreStop(c) && f.changes(c.Name) && !slices.Contains(names, c.Name) {
 				names = append(names, c.Name)
 			}
 		}
@@ -176,7 +178,7 @@ func (c *compiler) order(by v1alpha1.OrderBy) {
 // sequence is the order in which partitions move, for the way back.
 func (c *compiler) sequence() (lists [][]string) {
 	for i := range c.waves {
-		if !c.mixed() {
+		if !c.emptied() {
 			lists = append(lists, c.waves[i].partitions)
 			continue
 		}

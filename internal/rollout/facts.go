@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -192,11 +193,12 @@ func ownPreStop(c *v1alpha1.Component) bool {
 	})
 }
 
-// inPlaceOnly are the components that cannot run side by side, each with the reason, in the order of their names.
-func inPlaceOnly(to *v1alpha1.ApplicationRevision) (names, reasons []string) {
-	for i := range to.Spec.Components {
-		c := &to.Spec.Components[i]
-		if c.Workload == v1alpha1.WorkloadExternal || c.Workload == v1alpha1.WorkloadJob || c.Workload == v1alpha1.WorkloadCronJob {
+// inPlaceOnly are the components that change and cannot run side by side, each with the reason, in the order of their
+// names.
+func (f *facts) inPlaceOnly() (names, reasons []string) {
+	for i := range f.to.Spec.Components {
+		c := &f.to.Spec.Components[i]
+		if c.Workload == v1alpha1.WorkloadExternal || c.Workload == v1alpha1.WorkloadJob || c.Workload == v1alpha1.WorkloadCronJob || !f.changes(c.Name) {
 			continue
 		}
 		if ok, why := parallelizable(c); !ok {
@@ -206,6 +208,30 @@ func inPlaceOnly(to *v1alpha1.ApplicationRevision) (names, reasons []string) {
 	slices.Sort(names)
 	slices.Sort(reasons)
 	return names, reasons
+}
+
+// changes says whether the pods of a component are others in the new revision.
+func (f *facts) changes(component string) bool {
+	if f.from == nil {
+		return true
+	}
+	before, after := podsIn(f.from, component), podsIn(f.to, component)
+	return before == nil || after == nil || !equality.Semantic.DeepEqual(before, after)
+}
+
+// podsIn gives a part of a revision, all that the pods of a component are made from; nil if it does not have it.
+func podsIn(r *v1alpha1.ApplicationRevision, component string) *v1alpha1.ApplicationRevisionSpec {
+	at := slices.IndexFunc(r.Spec.Components, func(c v1alpha1.Component) bool { return c.Name == component })
+	if at < 0 {
+		return nil
+	}
+	p := &v1alpha1.ApplicationRevisionSpec{Components: r.Spec.Components[at : at+1], Overrides: r.Spec.Overrides}
+	for _, pin := range r.Spec.Configurations {
+		if slices.ContainsFunc(p.Components[0].Configurations, func(use v1alpha1.ConfigurationUse) bool { return use.Name == pin.Name }) {
+			p.Configurations = append(p.Configurations, pin)
+		}
+	}
+	return p
 }
 
 // leadsTo says whether a Route brings requests to an application.

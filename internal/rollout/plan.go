@@ -11,7 +11,7 @@ import (
 // explain says in words what will be done and what users will notice, before anything is.
 func (c *compiler) explain() {
 	c.sayf("%s from %s to %s, %s", c.strategy.Type, c.spec.From, c.spec.To, c.inOrder())
-	inPlace, reasons := inPlaceOnly(c.facts.to)
+	inPlace, reasons := c.facts.inPlaceOnly()
 	switch {
 	case c.parallel && len(inPlace) == 0:
 		c.sayf("both revisions run side by side; users notice nothing")
@@ -41,8 +41,10 @@ func (c *compiler) sayf(format string, args ...any) {
 // sides are the components that run side by side.
 func (c *compiler) sides(inPlace []string) (names []string) {
 	for i := range c.facts.to.Spec.Components {
-		if one := &c.facts.to.Spec.Components[i]; one.Template != nil && !slices.Contains(inPlace, one.Name) {
-			names = append(names, one.Name)
+		if one := &c.facts.to.Spec.Components[i]; !slices.Contains(inPlace, one.Name) {
+			if ok, _ := parallelizable(one); ok {
+				names = append(names, one.Name)
+			}
 		}
 	}
 	slices.Sort(names)
@@ -67,7 +69,9 @@ func (c *compiler) inOrder() string {
 func (c *compiler) interruptions() {
 	hooks := hooked(c.facts)
 	switch {
-	case c.drained && len(c.facts.partitions) == 1, c.mixed() && len(c.facts.partitions) == 1:
+	case c.mixed() && !c.emptied():
+		c.sayf("no other partition carries the requests meanwhile: what needs these components may be interrupted while they change")
+	case c.drained && len(c.facts.partitions) == 1:
 		c.sayf("partition %s is closed while it changes, and no other carries its requests: users are interrupted, and for how long is measured", c.facts.partitions[0].name)
 	case c.drained:
 		for i := range c.waves {

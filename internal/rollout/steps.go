@@ -73,7 +73,7 @@ func (r *Rollouts) step(name, summary string, timeout time.Duration, do does, in
 
 func (r *Rollouts) actions() []action.Action {
 	begin := r.step("begin", "Begins a rollout. When that is undone, every partition is brought back.", action.DefaultTimeout, begin)
-	finish := r.step("finish", "Gives partitions that could not be reached the revision that has won.", action.DefaultTimeout, finish)
+	finish := r.step("finish", "Gives partitions that could not be reached the revision that has won.", action.DefaultTimeout, catchUp)
 	begin.all, finish.all = true, true
 	shut := r.step("close", "Brings partitions no new requests, and waits until no edge and no gateway does.", action.DefaultTimeout, shut)
 	shut.description.Outputs = []action.Field{fieldTime}
@@ -88,6 +88,12 @@ func (r *Rollouts) actions() []action.Action {
 		action.Field{Name: "weight", Type: v1alpha1.TypeInteger, Doc: "Percent of the requests."},
 		action.Field{Name: "matches", Type: v1alpha1.TypeList, Doc: "The requests that it gets in any case."},
 		action.Field{Name: "mirror", Type: v1alpha1.TypeInteger, Doc: "Percent of the requests of which it gets a copy."})
+	rise := r.step("upgrade", "Brings the new revision into partitions in place, and waits until it is healthy and is reached.", upgradeTime, upgrade)
+	rise.done = func(ctx context.Context, s *stage) (map[string]any, error) {
+		s.all = true // those that do not answer get it when they do
+		_, err := s.each(ctx, s.in.Partitions, catchUp)
+		return nil, err
+	}
 	count := r.step("count", "Counts what the new revision has answered until now.", action.DefaultTimeout, nothing)
 	count.description.Outputs = []action.Field{{Name: "before", Type: v1alpha1.TypeObject, Doc: "The counters."}}
 	count.done = func(ctx context.Context, s *stage) (map[string]any, error) {
@@ -98,7 +104,7 @@ func (r *Rollouts) actions() []action.Action {
 		begin, shut, reopen, divide, finish, count,
 		r.step("drain", "Waits until no request is under way in partitions, or the strategy's time for that has passed.", longestDrain, drain),
 		r.step("stop", "Waits until no request is under way in partitions, or the strategy's time for that has passed, and ends their pods.", longestDrain, stop),
-		r.step("upgrade", "Brings the new revision into partitions in place, and waits until it is healthy and is reached.", upgradeTime, upgrade),
+		rise,
 		r.step("candidate", "Lets the new revision run beside the old one, and waits until it is healthy and is reached.", upgradeTime, candidate),
 		r.step("promote", "Makes the new revision that which runs, and ends the old one once no request is under way to it.", longestDrain, promote),
 		&gate{r}, &number{r}, &giveBack{r},
@@ -122,8 +128,8 @@ func begin(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error) 
 	return "", err
 }
 
-// finish gives a partition that was put aside, or that came back when the others had moved already, what has won.
-func finish(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error) {
+// catchUp gives a partition that was put aside, or that came back when the others had moved already, what has won.
+func catchUp(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error) {
 	if !aside(d) && is(&d.Spec, s.rollout.Spec.To) {
 		return "", nil
 	}

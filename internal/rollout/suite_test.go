@@ -16,10 +16,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"yunfan.io/yunfan/api/v1alpha1"
@@ -117,7 +119,6 @@ func (c *cluster) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result,
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := d.DeepCopy()
-	c.saw(d)
 	reason, status := v1alpha1.ReasonReady, metav1.ConditionTrue
 	c.mu.Lock()
 	for i := range d.Spec.Tracks {
@@ -217,7 +218,12 @@ func (deaf) Start(ctx context.Context) error { <-ctx.Done(); return nil }
 func (w *world) clusters() {
 	w.Helper()
 	testkit.StartManagerWith(w.T, hub, manager.Options{}, func(mgr manager.Manager) error {
-		return ctrl.NewControllerManagedBy(mgr).Named("clusters").For(&v1alpha1.Delivery{}).Complete(&cluster{w, mgr.GetClient()})
+		return ctrl.NewControllerManagedBy(mgr).Named("clusters").For(&v1alpha1.Delivery{}, builder.WithPredicates(predicate.NewPredicateFuncs(func(o client.Object) bool {
+			if d := o.(*v1alpha1.Delivery); d.Namespace == w.tenant { // each change is told here, while a queue forgets some
+				w.saw(d)
+			}
+			return true
+		}))).Complete(&cluster{w, mgr.GetClient()})
 	})
 }
 
