@@ -9,10 +9,11 @@ import (
 	"yunfan.io/yunfan/internal/cli"
 	"yunfan.io/yunfan/internal/image"
 	"yunfan.io/yunfan/internal/instance"
+	"yunfan.io/yunfan/internal/route/haproxy"
 )
 
 func newUpCommand() *cobra.Command {
-	i, o, noDemo := &instance.Instance{}, instance.UpOptions{Push: image.PushArchives}, false
+	i, o, noDemo := &instance.Instance{Edge: haproxy.Installed}, instance.UpOptions{Push: image.PushArchives}, false
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start a hub, two member clusters and the platform on this machine (root, Linux)",

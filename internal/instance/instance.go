@@ -37,6 +37,8 @@ type Instance struct {
 	DataDir string
 	// Progress is where it is told what is being done.
 	Progress io.Writer
+	// Edge says why no load balancer can run on this machine, or nil; without it, none is started.
+	Edge func() error
 }
 
 // Status is what the engine tells of a running instance.
@@ -185,7 +187,7 @@ func (i *Instance) writeTopology() error {
 		return fmt.Errorf("reading the engine's configuration %s: %w", path, err)
 	}
 	before, _ := topology["services"].([]any)
-	after := mergeServices(before, services(self))
+	after := i.services(before, self)
 	if reflect.DeepEqual(before, after) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package instance
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,25 @@ func TestWriteTopology(t *testing.T) {
 		}
 		if len(topology["clusters"].([]any)) != 2 || topology["name"] != "other" {
 			t.Errorf("what the user wrote must stay, got %v", topology)
+		}
+	})
+	t.Run("Edge", func(t *testing.T) {
+		missing := error(nil)
+		i := &Instance{DataDir: t.TempDir(), Edge: func() error { return missing }}
+		for _, test := range []struct {
+			reason error
+			want   int
+		}{{nil, 3}, {errors.New("install haproxy"), 2}} {
+			missing = test.reason
+			if err := i.writeTopology(); err != nil {
+				t.Fatal(err)
+			}
+			if got := len(topologyOf(t, i)["services"].([]any)); got != test.want {
+				t.Errorf("%d services where this is missing: %v", got, test.reason)
+			}
+		}
+		if text := i.tryEdge(t.Context(), nil, "192.0.2.1"); !strings.Contains(text, "install haproxy") {
+			t.Errorf("up says %q", text)
 		}
 	})
 	t.Run("Broken", func(t *testing.T) {

@@ -74,6 +74,7 @@ func (i *Instance) bring(ctx context.Context, o UpOptions, began time.Time) erro
 	if err = errors.Join(err, <-pushed); err != nil {
 		return err
 	}
+	routes := i.tryEdge(ctx, hub, status.Gateway)
 	var pages map[string]string
 	if o.Demo {
 		fmt.Fprintln(i.Progress, "Deploying the score example to both members")
@@ -89,6 +90,7 @@ func (i *Instance) bring(ctx context.Context, o UpOptions, began time.Time) erro
 	if err := first.tell(ctx, hub, o.Out); err != nil {
 		return err
 	}
+	fmt.Fprintf(o.Out, "\n%s\n", routes)
 	i.explain(o.Out, pages)
 	return nil
 }

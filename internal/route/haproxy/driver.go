@@ -80,6 +80,12 @@ func New(ctx context.Context, s edge.Settings) (edge.Driver, error) {
 	return d, writeDefaultCertificate(filepath.Join(dir, defaultCertificate))
 }
 
+// Installed says what is missing on this machine to run an edge; nil if nothing is.
+func Installed() error {
+	_, err := find("")
+	return err
+}
+
 // find looks for the program.
 func find(program string) (string, error) {
 	if program == "" {
