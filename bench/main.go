@@ -4,7 +4,7 @@
 // the members, how 100 applications and 100 pods compare with plain kubectl, what everything costs when idle, what going
 // through the platform adds to a request, what many tenants with many users cost, what many workflow runs, and what
 // routes and rollouts. The parts named as arguments (idle, changes, applications, audit, pods, through, tenants, workflows,
-// release), or all.
+// release, conformance), or all.
 package main
 
 import (
@@ -68,6 +68,7 @@ func run(ctx context.Context) (err error) {
 		{"tenants", fmt.Sprintf("%d tenants with %d partitions and %d users each", manyTenants, len(members), usersPerTenant), b.tenants},
 		{"workflows", fmt.Sprintf("%d and %d runs of %d steps, and lists of them", fewRuns, manyRuns, stepsOfRun), b.workflows},
 		{"release", "Routes and rollouts, two members", b.release},
+		{"conformance", "Conformance suite of the Gateway API, against the gateway of a member", b.conformance},
 	} {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
 			continue

@@ -12,7 +12,7 @@ E           := bin/engine
 IMAGE_FILES := bin/images/.files
 GO_STATIC   := CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false
 
-ENGINE_NESTED   := coredns etcd kubernetes metricsserver policy runtime traefik volumes
+ENGINE_NESTED   := conformance coredns etcd kubernetes metricsserver policy runtime traefik volumes
 ENGINE_SOURCES  := $(filter-out engine/engine.mk %_test.go $(ENGINE_NESTED:%=engine/%/%),$(shell find engine -type f -not -path '*/testdata/*'))
 CONTAINERD      := $(addprefix $(E)/,containerd containerd-shim-runc-v2 ctr)
 CNI_PLUGINS     := $(addprefix $(E)/cni/,bridge host-local loopback portmap ptp)
@@ -116,3 +116,20 @@ $(ENGINE_IMAGES): bin/images/%.tar: $(IMAGE_FILES)/% engine/engine.mk | bin/yunf
 	@bin/yunfan image pack --name registry.yunfan.internal/system/$* --tag $(IMAGE_TAG) --maintainer yunfan \
 	  --file $<=/$*:0755 --entrypoint /$* $(IMAGE_SAYS) --output $@ >/dev/null
 	@bin/yunfan image check $@ >/dev/null
+
+# The conformance suite of the Gateway API and its server: for `make bench BENCH=conformance` only.
+.PHONY: conformance
+conformance: bin/conformance/suite bin/conformance/echo-basic.tar
+
+bin/conformance/suite: $(call go-mod,conformance) engine/conformance/conformance_test.go
+	$(call say,conformance suite (minutes the first time))
+	@cd engine/conformance && CGO_ENABLED=0 GOFLAGS=-mod=readonly go test -c -trimpath -o ../../$@ .
+
+bin/conformance/echo-basic: $(call go-mod,conformance)
+	$(call say,echo-basic)
+	@cd engine/conformance && $(GO_STATIC) -ldflags "-s -w" -o ../../$@ sigs.k8s.io/gateway-api/conformance/echo-basic
+
+bin/conformance/echo-basic.tar: bin/conformance/echo-basic | bin/yunfan
+	$(call say,image echo-basic)
+	@bin/yunfan image pack --name registry.yunfan.internal/conformance/echo-basic --tag v1 --maintainer yunfan \
+	  --file $<=/echo-basic:0755 --entrypoint /echo-basic --label yunfan.io/settings=nothing --expose 3000 --user 65532:65532 --output $@ >/dev/null
