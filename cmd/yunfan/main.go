@@ -63,6 +63,7 @@ Exit codes: 0 done, 1 failed, 2 wrong flags or arguments, 3 what was waited for 
 		newStopCommand(access), newStartCommand(access), newRestartCommand(access), newRevisionsCommand(access), newRollbackCommand(access), newSecretCommand(access))
 	add("workflows", newRunCommand(access), newRunsCommand(access), newApprovalsCommand(access), newApproveCommand(access), newRejectCommand(access))
 	add("workflows", newSteeringCommands(access)...)
+	add("applications", newRolloutsCommand(access), newRolloutCommand(access))
 	add("requests", newRequestCommand(access), newRequestsCommand(access), newLedgerCommand(access), newProductsCommand(access))
 	add("look",
 		newGetCommand(access), newTenantsCommand(access), newPartitionsCommand(access), newPodsCommand(access), newUsageCommand(access), newNodesCommand(access), newPortsCommand(access), newRoutesCommand(access), newEdgesCommand(access),

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -27,6 +28,7 @@ func (*giveBack) Describe() action.Description {
 		Inputs: []action.Field{
 			fieldRollout, fieldUID,
 			{Name: "waves", Type: v1alpha1.TypeList, Required: true, Doc: "The partitions in the order in which they move, those that move together in one list."},
+			{Name: "from", Type: v1alpha1.TypeString, Doc: "The revision that ran before."},
 			{Name: "rolling", Type: v1alpha1.TypeBoolean, Doc: "Partitions are changed in place without being closed."},
 		},
 	}
@@ -57,7 +59,7 @@ func (b *giveBack) Run(ctx context.Context, call *action.Call) (action.Outcome, 
 			return out, nil
 		}
 		s.memory = memory{Unit: s.memory.Unit + 1}
-		call.Log("back at %s: %v", s.rollout.Spec.From, unit)
+		call.Log("back at %s: %v", s.from(), unit)
 	}
 	return action.Done(nil), nil
 }
@@ -88,11 +90,11 @@ func backwards(waves [][]string) (units [][]string) {
 
 // bring does the next thing that brings one partition back.
 func bring(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error) {
-	from := s.rollout.Spec.From
+	from := s.from()
 	if aside(d) || s.unreachable(d) {
 		err := s.write(ctx, d, func(spec *v1alpha1.DeliverySpec) {
 			putAside(spec)
-			won(from)(spec)
+			won(from, s.resting)(spec)
 		})
 		return "", err
 	}
@@ -106,7 +108,7 @@ func bring(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error) 
 			return waiting, err
 		}
 	}
-	if err := s.write(ctx, d, inPlace(from)); err != nil {
+	if err := s.write(ctx, d, inPlace(from, s.resting)); err != nil {
 		return "", err
 	}
 	return s.restore(ctx, d)
@@ -161,15 +163,18 @@ func (s *stage) restore(ctx context.Context, d *v1alpha1.Delivery) (string, erro
 	case waiting != "" && !s.gaveUp():
 		return waiting, nil
 	case waiting != "" && closed:
-		s.call.Log("partition %s is not healthy with %s either, and stays closed until it is: %s", d.Spec.Partition, s.rollout.Spec.From, waiting)
+		s.call.Log("partition %s is not healthy with %s either, and stays closed until it is: %s", d.Spec.Partition, s.from(), waiting)
 		err := s.write(ctx, d, putAside)
 		return "", err
 	case waiting != "":
-		s.call.Log("partition %s is not healthy with %s either: %s", d.Spec.Partition, s.rollout.Spec.From, waiting)
+		s.call.Log("partition %s is not healthy with %s either: %s", d.Spec.Partition, s.from(), waiting)
 		return "", nil
 	}
 	return reopen(ctx, s, d)
 }
+
+// from is the revision that ran before: what the rollout says, unless another that was waited for has come to nothing.
+func (s *stage) from() string { return cmp.Or(s.in.From, s.rollout.Spec.From) }
 
 // draining is since when requests in flight are waited for in a partition that is brought back.
 func (s *stage) draining(d *v1alpha1.Delivery) time.Time {

@@ -115,7 +115,7 @@ func (c *compiler) decide() {
 		}
 	default:
 		c.parallel = slices.ContainsFunc(c.facts.to.Spec.Components, func(one v1alpha1.Component) bool {
-			ok, _ := parallelizable(&one)
+			ok, _ := runsTwice(&one)
 			return ok
 		})
 		if !c.parallel {

@@ -192,11 +192,12 @@ func (r *Rollouts) begin(ctx context.Context, o *v1alpha1.Rollout) (time.Duratio
 	if len(others) > 0 {
 		return look, r.queue(ctx, o, others)
 	}
-	f, err := r.facts(ctx, o)
+	origin := o.DeepCopy()
+	f, err := r.facts(ctx, origin)
 	if err != nil {
 		return 0, err
 	}
-	p, refusal := compile(o, f)
+	p, refusal := compile(origin, f)
 	if refusal == nil && p.beside != nil && r.CheckQuota != nil {
 		refusal = r.CheckQuota(ctx, f.to, p.beside)
 	}
@@ -272,11 +273,12 @@ func (r *Rollouts) follow(ctx context.Context, before, o *v1alpha1.Rollout) (tim
 		return 0, err
 	}
 	if run == nil && o.Status.StartTime == nil {
-		f, err := r.facts(ctx, o) // the server ended before it had made the run
+		origin := o.DeepCopy()
+		f, err := r.facts(ctx, origin) // the server ended before it had made the run
 		if err != nil {
 			return 0, err
 		}
-		p, refusal := compile(o, f)
+		p, refusal := compile(origin, f)
 		if refusal == nil {
 			return 0, r.start(ctx, o, p)
 		}
@@ -383,9 +385,9 @@ func phaseOf(d *v1alpha1.Delivery, o *v1alpha1.Rollout, ending bool) v1alpha1.Ro
 	switch {
 	case is(&d.Spec, o.Spec.To) && !busy:
 		return v1alpha1.RolloutPartitionMoved
-	case is(&d.Spec, o.Spec.From) && ending && !busy:
+	case !is(&d.Spec, o.Spec.To) && len(d.Spec.Tracks) == 1 && ending && !busy:
 		return v1alpha1.RolloutPartitionReturned
-	case is(&d.Spec, o.Spec.From) && !ending && d.Spec.Traffic == nil && !d.Spec.Stopped:
+	case !is(&d.Spec, o.Spec.To) && len(d.Spec.Tracks) == 1 && !ending && d.Spec.Traffic == nil && !d.Spec.Stopped:
 		return v1alpha1.RolloutPartitionWaiting
 	}
 	return v1alpha1.RolloutPartitionMoving
@@ -395,9 +397,9 @@ func phaseOf(d *v1alpha1.Delivery, o *v1alpha1.Rollout, ending bool) v1alpha1.Ro
 // with the revision that has won.
 func (r *Rollouts) recover(ctx context.Context, o *v1alpha1.Rollout) error {
 	s := &stage{Rollouts: r, rollout: o}
-	winner, phase := o.Spec.From, v1alpha1.RolloutPartitionReturned
+	phase := v1alpha1.RolloutPartitionReturned
 	if o.Status.Phase == v1alpha1.RolloutSucceeded {
-		winner, phase = o.Spec.To, v1alpha1.RolloutPartitionMoved
+		phase = v1alpha1.RolloutPartitionMoved
 	}
 	others, err := r.of(ctx, o.Namespace, o.Spec.Application, func(other *v1alpha1.Rollout) bool {
 		return other.UID != o.UID && (open(other) || o.CreationTimestamp.Before(&other.CreationTimestamp))
@@ -416,7 +418,7 @@ func (r *Rollouts) recover(ctx context.Context, o *v1alpha1.Rollout) error {
 		case err != nil:
 			errs = append(errs, err)
 			continue
-		case d == nil || len(others) > 0 || !is(&d.Spec, winner):
+		case d == nil || len(others) > 0 || o.Status.Phase == v1alpha1.RolloutSucceeded && !is(&d.Spec, o.Spec.To):
 			p.Phase, p.Message = phase, "a later change has taken its place"
 			continue
 		}

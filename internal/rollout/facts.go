@@ -30,6 +30,8 @@ type place struct {
 	environment   string
 	// reachable says that its cluster answers.
 	reachable bool
+	// revision that runs there.
+	revision string
 	// replicas of a second track, by component.
 	replicas map[string]int32
 }
@@ -52,7 +54,8 @@ func (s *stage) revision(ctx context.Context, name string) (*v1alpha1.Applicatio
 	return s.revisionOf(ctx, s.rollout.Namespace, name)
 }
 
-// facts reads what the rollout's strategy is compiled with. That the revision it came from is gone is no error.
+// facts reads what the rollout's strategy is compiled with, and puts into o what it really comes from. That this revision
+// is gone is no error.
 func (r *Rollouts) facts(ctx context.Context, o *v1alpha1.Rollout) (*facts, error) {
 	f := &facts{}
 	var err error
@@ -71,8 +74,30 @@ func (r *Rollouts) facts(ctx context.Context, o *v1alpha1.Rollout) (*facts, erro
 			f.partitions = append(f.partitions, *p)
 		}
 	}
-	f.routed, err = r.routed(ctx, o)
-	return f, err
+	if f.routed, err = r.routed(ctx, o); err != nil {
+		return nil, err
+	}
+	if origin := f.origin(); origin != "" && origin != o.Spec.From {
+		o.Spec.From = origin
+		if f.from, err = r.revisionOf(ctx, o.Namespace, origin); client.IgnoreNotFound(err) != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// origin is the revision that runs in all partitions; empty if they have several. It is another than the rollout says if
+// that waited for one that has come to nothing.
+func (f *facts) origin() string {
+	var all []string
+	for i := range f.partitions {
+		all = append(all, f.partitions[i].revision)
+	}
+	slices.Sort(all)
+	if all = slices.Compact(all); len(all) != 1 {
+		return ""
+	}
+	return all[0]
 }
 
 // place reads what is known of one partition; nil if the application is not delivered there any more.
@@ -83,6 +108,9 @@ func (r *Rollouts) place(ctx context.Context, o *v1alpha1.Rollout, name string, 
 		return nil, err
 	}
 	p := &place{name: name, cluster: d.Spec.Cluster, reachable: !unreachable(d), replicas: green(to, d)}
+	if stable := d.Spec.Track(v1alpha1.TrackStable); stable != nil {
+		p.revision = stable.Revision
+	}
 	partition := &v1alpha1.Partition{}
 	if err := r.client.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: name}, partition); client.IgnoreNotFound(err) != nil {
 		return nil, fmt.Errorf("reading partition %s: %w", name, err)
@@ -115,22 +143,18 @@ func (r *Rollouts) routed(ctx context.Context, o *v1alpha1.Rollout) (bool, error
 // green sizes a second track: as many pods as the stable one has now, of the components that can run side by side.
 func green(to *v1alpha1.ApplicationRevision, d *v1alpha1.Delivery) map[string]int32 {
 	out := map[string]int32{}
-	stable := trackOf(&d.Spec, v1alpha1.TrackStable)
+	stable := d.Spec.Track(v1alpha1.TrackStable)
 	if stable == nil {
 		return out
 	}
 	for i := range to.Spec.Components {
 		c := &to.Spec.Components[i]
-		if ok, _ := parallelizable(c); !ok {
+		if ok, _ := runsTwice(c); !ok {
 			continue
 		}
 		n, wanted := stable.Replicas[c.Name]
 		if !wanted {
-			if c.Replicas == nil {
-				n = 1
-			} else {
-				n = *c.Replicas
-			}
+			n = c.ReplicasOrDefault()
 		}
 		out[c.Name] = max(n, live(d, c.Name))
 	}
@@ -152,37 +176,12 @@ func live(d *v1alpha1.Delivery, component string) int32 {
 	return 0
 }
 
-// parallelizable says whether two revisions of a component can run side by side, and if not why.
-func parallelizable(c *v1alpha1.Component) (ok bool, why string) {
-	switch c.Workload {
-	case v1alpha1.WorkloadDeployment, v1alpha1.WorkloadReplicationController, "":
-	default:
-		return false, "a " + string(c.Workload) + " cannot run twice side by side"
-	}
+// runsTwice says whether two revisions of a component can run side by side, and if not why.
+func runsTwice(c *v1alpha1.Component) (ok bool, why string) {
 	if c.Template == nil {
 		return false, "it has no pods"
 	}
-	spec := &c.Template.Spec
-	if spec.HostNetwork {
-		return false, "its pods use the network of their node"
-	}
-	for i := range spec.Volumes {
-		v := &spec.Volumes[i]
-		switch {
-		case v.HostPath != nil:
-			return false, "its volume " + v.Name + " is a path of the node"
-		case v.PersistentVolumeClaim != nil && !v.PersistentVolumeClaim.ReadOnly:
-			return false, "its volume " + v.Name + " may belong to one pod only"
-		}
-	}
-	for _, container := range slices.Concat(spec.InitContainers, spec.Containers) {
-		for _, port := range container.Ports {
-			if port.HostPort != 0 {
-				return false, "its container " + container.Name + " uses a port of the node"
-			}
-		}
-	}
-	return true, ""
+	return c.RunsBesideItself()
 }
 
 // ownPreStop says whether a component that is reached has a preStop hook of its own, so that the platform does not close
@@ -201,7 +200,7 @@ func (f *facts) inPlaceOnly() (names, reasons []string) {
 		if c.Workload == v1alpha1.WorkloadExternal || c.Workload == v1alpha1.WorkloadJob || c.Workload == v1alpha1.WorkloadCronJob || !f.changes(c.Name) {
 			continue
 		}
-		if ok, why := parallelizable(c); !ok {
+		if ok, why := runsTwice(c); !ok {
 			names, reasons = append(names, c.Name), append(reasons, c.Name+": "+why)
 		}
 	}

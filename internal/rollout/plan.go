@@ -42,7 +42,7 @@ func (c *compiler) sayf(format string, args ...any) {
 func (c *compiler) sides(inPlace []string) (names []string) {
 	for i := range c.facts.to.Spec.Components {
 		if one := &c.facts.to.Spec.Components[i]; !slices.Contains(inPlace, one.Name) {
-			if ok, _ := parallelizable(one); ok {
+			if ok, _ := runsTwice(one); ok {
 				names = append(names, one.Name)
 			}
 		}

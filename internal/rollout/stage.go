@@ -44,6 +44,8 @@ type input struct {
 	Waves [][]string `json:"waves"`
 	// Rolling says that what is changed in place may go on with its requests.
 	Rolling bool `json:"rolling"`
+	// From is the revision that ran before.
+	From string `json:"from"`
 	// Closed is when the partitions were closed.
 	Closed string `json:"closed"`
 	// Gate is the number of the gate in the strategy, and Before what was counted when the step before it ended.
@@ -78,6 +80,8 @@ type stage struct {
 	// lost are the clusters that do not answer.
 	lost map[string]bool
 
+	// resting says that people have stopped the application.
+	resting bool
 	// all says that partitions that were put aside are worked on, too.
 	all bool
 
@@ -110,6 +114,11 @@ func (r *Rollouts) open(ctx context.Context, call *action.Call, back bool) (*sta
 		return nil, action.Failed(fmt.Errorf("the rollout is %s, which is its end: change the application, or ask for it again with yunfan rollout again %s",
 			s.rollout.Status.Phase, s.rollout.Spec.Application))
 	}
+	app := &v1alpha1.Application{}
+	if err := r.client.Get(ctx, client.ObjectKey{Namespace: s.rollout.Namespace, Name: s.rollout.Spec.Application}, app); client.IgnoreNotFound(err) != nil {
+		return nil, fmt.Errorf("reading application %s: %w", s.rollout.Spec.Application, err)
+	}
+	s.resting = app.Spec.Stopped
 	var clusters v1alpha1.ClusterList
 	if err := r.client.List(ctx, &clusters, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing clusters: %w", err)

@@ -135,7 +135,7 @@ func catchUp(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error
 	}
 	err := s.write(ctx, d, func(spec *v1alpha1.DeliverySpec) {
 		putAside(spec)
-		won(s.rollout.Spec.To)(spec)
+		won(s.rollout.Spec.To, s.resting)(spec)
 	})
 	return "", err
 }
@@ -224,7 +224,7 @@ func upgrade(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error
 
 // become gives a partition a revision in place, and waits until requests can be brought to it.
 func (s *stage) become(ctx context.Context, d *v1alpha1.Delivery, revision string) (string, error) {
-	if err := s.write(ctx, d, inPlace(revision)); err != nil {
+	if err := s.write(ctx, d, inPlace(revision, s.resting)); err != nil {
 		return "", err
 	}
 	if waiting := s.unhealthy(d); waiting != "" {

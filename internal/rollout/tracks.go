@@ -2,37 +2,27 @@ package rollout
 
 import (
 	"maps"
-	"strings"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 )
 
 // What follows changes the spec of a Delivery. Each of them changes nothing the second time.
 
-// trackOf gives a track of a Delivery; nil if it has none of that role.
-func trackOf(spec *v1alpha1.DeliverySpec, role v1alpha1.TrackRole) *v1alpha1.Track {
-	for i := range spec.Tracks {
-		if spec.Tracks[i].Role == role {
-			return &spec.Tracks[i]
-		}
-	}
-	return nil
-}
-
 // is says whether a Delivery wants one revision and nothing beside it.
 func is(spec *v1alpha1.DeliverySpec, revision string) bool {
 	return len(spec.Tracks) == 1 && spec.Tracks[0].Revision == revision
 }
 
-// inPlace gives the stable track another revision. Its workloads keep their names.
-func inPlace(revision string) func(*v1alpha1.DeliverySpec) {
+// inPlace gives the stable track another revision. Its workloads keep their names, and it has pods unless people have
+// stopped the application.
+func inPlace(revision string, resting bool) func(*v1alpha1.DeliverySpec) {
 	return func(spec *v1alpha1.DeliverySpec) {
-		stable := trackOf(spec, v1alpha1.TrackStable)
+		stable := spec.Track(v1alpha1.TrackStable)
 		if stable == nil {
 			return
 		}
 		stable.Revision = revision
-		spec.Tracks, spec.Stopped = []v1alpha1.Track{*stable}, false
+		spec.Tracks, spec.Stopped = []v1alpha1.Track{*stable}, resting
 	}
 }
 
@@ -67,13 +57,13 @@ func stopped(spec *v1alpha1.DeliverySpec) { spec.Stopped = true }
 // beside lets a revision run beside the stable one, without requests.
 func beside(revision string, replicas map[string]int32) func(*v1alpha1.DeliverySpec) {
 	return func(spec *v1alpha1.DeliverySpec) {
-		stable := trackOf(spec, v1alpha1.TrackStable)
-		candidate := trackOf(spec, v1alpha1.TrackCandidate)
+		stable := spec.Track(v1alpha1.TrackStable)
+		candidate := spec.Track(v1alpha1.TrackCandidate)
 		if stable == nil || stable.Revision == revision || candidate != nil && candidate.Revision == revision {
 			return
 		}
 		spec.Tracks = []v1alpha1.Track{*stable, {
-			Role: v1alpha1.TrackCandidate, Revision: revision, Suffix: suffix(revision, stable.Suffix), Replicas: maps.Clone(replicas),
+			Role: v1alpha1.TrackCandidate, Revision: revision, Suffix: v1alpha1.NewSuffix(spec.Application, revision, stable.Suffix), Replicas: maps.Clone(replicas),
 		}}
 		shared(0, 0, nil)(spec)
 	}
@@ -95,7 +85,7 @@ func shared(weight, mirror int32, matches []v1alpha1.RouteMatch) func(*v1alpha1.
 // promoted makes the candidate the stable track. Its workloads keep their names; what the stable track alone has gets the
 // new revision in place.
 func promoted(spec *v1alpha1.DeliverySpec) {
-	stable, candidate := trackOf(spec, v1alpha1.TrackStable), trackOf(spec, v1alpha1.TrackCandidate)
+	stable, candidate := spec.Track(v1alpha1.TrackStable), spec.Track(v1alpha1.TrackCandidate)
 	if stable == nil || candidate == nil {
 		return
 	}
@@ -112,7 +102,7 @@ func promoted(spec *v1alpha1.DeliverySpec) {
 
 // dropped takes the candidate away.
 func dropped(spec *v1alpha1.DeliverySpec) {
-	if stable := trackOf(spec, v1alpha1.TrackStable); stable != nil && len(spec.Tracks) > 1 {
+	if stable := spec.Track(v1alpha1.TrackStable); stable != nil && len(spec.Tracks) > 1 {
 		spec.Tracks = []v1alpha1.Track{*stable}
 		single(spec)
 	}
@@ -130,25 +120,14 @@ func single(spec *v1alpha1.DeliverySpec) {
 }
 
 // won gives a partition that was put aside the revision that has won: it opens by itself when it has it.
-func won(revision string) func(*v1alpha1.DeliverySpec) {
+func won(revision string, resting bool) func(*v1alpha1.DeliverySpec) {
 	return func(spec *v1alpha1.DeliverySpec) {
-		if candidate := trackOf(spec, v1alpha1.TrackCandidate); candidate != nil && candidate.Revision == revision {
+		if candidate := spec.Track(v1alpha1.TrackCandidate); candidate != nil && candidate.Revision == revision {
 			promoted(spec)
 		} else {
 			dropped(spec)
 		}
-		inPlace(revision)(spec)
+		inPlace(revision, resting)(spec)
 		single(spec)
 	}
-}
-
-// suffix of the names of a new candidate's workloads: the revision's hash, and another than the stable track's.
-func suffix(revision, stable string) string {
-	const longest = 12
-	hash := revision[strings.LastIndex(revision, "-")+1:]
-	hash = hash[:min(len(hash), longest)]
-	if hash == stable {
-		hash = hash[:min(len(hash), longest-1)] + "x"
-	}
-	return hash
 }
