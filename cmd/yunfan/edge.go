@@ -12,10 +12,12 @@ import (
 	"yunfan.io/yunfan/internal/cli"
 	"yunfan.io/yunfan/internal/route/edge"
 	"yunfan.io/yunfan/internal/route/haproxy"
+	"yunfan.io/yunfan/internal/route/nginx"
+	"yunfan.io/yunfan/internal/route/traefik"
 )
 
 // edgeDrivers are the load balancers that `yunfan edge` can run.
-var edgeDrivers = map[string]edge.New{"haproxy": haproxy.New}
+var edgeDrivers = map[string]edge.New{"haproxy": haproxy.New, "nginx": nginx.New, "traefik": traefik.New}
 
 func newEdgeCommand() *cobra.Command {
 	o := edge.Options{Drivers: edgeDrivers}
