@@ -3,6 +3,7 @@ package route
 import (
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/route/edge"
+	"yunfan.io/yunfan/internal/route/f5"
 )
 
 // drivers are the platform's own.
@@ -11,5 +12,6 @@ func drivers() map[v1alpha1.EdgeDriver]NewDriver {
 		v1alpha1.EdgeDriverAgent: func(endpoint string, credentials map[string][]byte) (edge.Driver, error) {
 			return edge.NewClient(endpoint, string(credentials["token"]), credentials["ca.crt"])
 		},
+		v1alpha1.EdgeDriverF5: f5.New,
 	}
 }
