@@ -39,6 +39,19 @@ type entry struct {
 	rule, position int
 	// lifted is the length of the path's expression, if it had to be lifted.
 	lifted int
+	// order is what wanted compares, the most important first, and sum what Traefik sorts by: both are asked for often.
+	order [5]int
+	sum   int
+}
+
+// count fills in what is compared, once everything else is known.
+func (e *entry) count() {
+	class, length := e.base.path.rank()
+	e.order = [5]int{class, length, e.base.conditions(), -e.rule, 0}
+	if e.special {
+		e.order[4] = 1
+	}
+	e.sum = e.number()
 }
 
 // rank is larger for paths that are looked at first.
@@ -65,20 +78,12 @@ func (m *match) conditions() int {
 // wanted compares two entries by the order that Routes promise: a positive answer says that a is looked at first, and 0
 // that it does not matter.
 func wanted(a, b *entry) int {
-	aClass, aLength := a.base.path.rank()
-	bClass, bLength := b.base.path.rank()
-	special := 0
-	if a.special != b.special {
-		special = -1
-		if a.special {
-			special = 1
+	for i := range a.order {
+		if a.order[i] != b.order[i] {
+			return cmp.Compare(a.order[i], b.order[i])
 		}
 	}
-	return cmp.Or(
-		cmp.Compare(aClass, bClass), cmp.Compare(aLength, bLength),
-		cmp.Compare(a.base.conditions(), b.base.conditions()),
-		cmp.Compare(b.rule, a.rule), special,
-	)
+	return 0
 }
 
 // hostRank is larger for hosts that are looked at first: names, then longer wildcards, then any.
@@ -172,13 +177,14 @@ func longest(hosts []string) int {
 func (e *entry) lift(above int) error {
 	before := e.lifted
 	e.lifted = max(before, len(e.match.path.expression())+len(padding("")))
-	for e.number() <= above {
-		e.lifted++
+	if missing := above - e.number(); missing >= 0 {
+		e.lifted += missing/weightLetter + 1
 	}
 	if e.lifted > maxPathLength {
 		e.lifted = before
 		return fmt.Errorf("path %s cannot be put before all others that match the same requests: use fewer conditions, or shorter expressions", e.match.path.value)
 	}
+	e.sum = e.number()
 	return nil
 }
 
@@ -230,12 +236,9 @@ func arrangePair(a, b []*entry, same bool, failures map[*entry]error) (lifted bo
 			if order == 0 {
 				order = wanted(x, y)
 			}
-			if x == y || order == 0 || !meet(x, y) {
-				continue
-			}
 			if order > 0 {
 				lifted = liftAbove(x, y, failures) || lifted
-			} else if !same {
+			} else if order < 0 && !same {
 				lifted = liftAbove(y, x, failures) || lifted
 			}
 		}
@@ -244,10 +247,10 @@ func arrangePair(a, b []*entry, same bool, failures map[*entry]error) (lifted bo
 }
 
 func liftAbove(high, low *entry, failures map[*entry]error) bool {
-	if high.number() > low.number() || failures[high] != nil {
+	if high.sum > low.sum || !meet(high, low) || failures[high] != nil {
 		return false
 	}
-	if err := high.lift(low.number()); err != nil {
+	if err := high.lift(low.sum); err != nil {
 		failures[high] = err
 		return false
 	}

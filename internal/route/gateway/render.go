@@ -20,7 +20,7 @@ const (
 	// maxRules and maxMatches are what one HTTPRoute can have, all its rules together.
 	maxRules, maxMatches = 16, 128
 	// maxEntries bounds what one partition can ask of the gateways of its cluster, all of which look at all of it.
-	maxEntries = 5000
+	maxEntries = 3000
 )
 
 // renderer makes the objects of one partition.
@@ -64,9 +64,10 @@ func Render(in *Input) (*Objects, error) {
 		chunks = append(chunks, own...)
 		entries = append(entries, entriesOf(own))
 	}
-	for e, err := range arrange(entries) {
-		for _, c := range chunks {
-			if slices.Contains(entriesOf([]*chunk{c}), e) {
+	failures := arrange(entries)
+	for _, c := range chunks {
+		for _, e := range entriesOf([]*chunk{c}) {
+			if err := failures[e]; err != nil {
 				r.problem(c.route, "%s", err.Error())
 			}
 		}
@@ -142,6 +143,7 @@ func (r *renderer) chunks(route *v1alpha1.Route) []*chunk {
 		for position, one := range c.rules {
 			for _, e := range one.matches {
 				e.position = len(c.rules) - position
+				e.count()
 			}
 		}
 	}
@@ -335,7 +337,7 @@ func (r *renderer) seal(out *Objects) error {
 			return err
 		}
 	}
-	if out.Generation, err = hashOf([]any{contents(out.Routes), contents(out.Referenced)}); err != nil {
+	if out.Generation, err = hashOf([]any{contents(out.Routes), contents(out.Referenced), r.in.versions()}); err != nil {
 		return err
 	}
 	host := gatewayv1.PreciseHostname("g-" + out.Generation + answerDomain)
@@ -343,6 +345,20 @@ func (r *renderer) seal(out *Objects) error {
 		Type: gatewayv1.HTTPRouteFilterRequestRedirect, RequestRedirect: &gatewayv1.HTTPRequestRedirectFilter{Hostname: &host},
 	})
 	return err
+}
+
+// versions are those of all that the objects are made from. What is as it was before a moment ago is not the same: a
+// gateway may be about to serve what was in between.
+func (in *Input) versions() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(in.Applications)) {
+		d := in.Applications[name].Delivery
+		out = append(out, fmt.Sprintf("%s %s %d", name, d.UID, d.Generation))
+	}
+	for _, route := range in.Routes {
+		out = append(out, fmt.Sprintf("%s %s %d", route.Name, route.UID, route.Generation))
+	}
+	return out
 }
 
 // ready adds what tells that a gateway knows the referenced objects: a Middleware, taken up after all of them, gives the

@@ -83,8 +83,9 @@ func create(t testing.TB, text string) {
 
 // traefik is a running gateway: the real program, on ports of its own.
 type traefik struct {
-	web, internal string
-	stop          func()
+	web, internal       string
+	program, kubeconfig string
+	stop                func()
 }
 
 // startTraefik runs the gateway until the test ends. More are arguments besides those that the platform gives it.
@@ -100,6 +101,20 @@ func startTraefik(t testing.TB, more ...string) *traefik {
 		t.Fatal(err)
 	}
 	tr := &traefik{web: web, internal: freePort(t)}
+	tr.start(t, program, kubeconfig, more)
+	return tr
+}
+
+// restartTraefik starts the gateway again, at the same ports.
+func restartTraefik(t testing.TB, was *traefik) *traefik {
+	t.Helper()
+	was.start(t, was.program, was.kubeconfig, nil)
+	return was
+}
+
+func (tr *traefik) start(t testing.TB, program, kubeconfig string, more []string) {
+	t.Helper()
+	tr.program, tr.kubeconfig = program, kubeconfig
 	args := append([]string{
 		"--global.checkNewVersion=false", "--global.sendAnonymousUsage=false", "--log.level=WARN",
 		"--entryPoints.web.address=" + tr.web, "--entryPoints.web.forwardedHeaders.insecure=true",
@@ -128,7 +143,6 @@ func startTraefik(t testing.TB, more ...string) *traefik {
 			t.Logf("…%s", log.tail())
 		}
 	})
-	return tr
 }
 
 type logs struct {
