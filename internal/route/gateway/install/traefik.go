@@ -18,8 +18,7 @@ const (
 	defaultImage = "registry.yunfan.internal/system/gateway:v3.7.13"
 	gaugeImage   = "registry.yunfan.internal/system/gauge:v1"
 
-	webPort      = 80   // what edges send
-	tlsPort      = 443  // for Gateways of the cluster's own administrators; nothing leads there
+	webPort      = 8000 // what edges send
 	internalPort = 9000 // API, metrics and ping
 	gaugePort    = 9113
 
