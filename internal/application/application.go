@@ -34,7 +34,7 @@ type Reconciler struct {
 }
 
 // byRollouts switches rollouts on.
-const byRollouts = false
+const byRollouts = true
 
 // New gives a Reconciler that reserves node ports with nodePorts.
 func New(mgr manager.Manager, nodePorts NodePorts) *Reconciler {
