@@ -217,7 +217,26 @@ func (r *Rollouts) begin(ctx context.Context, o *v1alpha1.Rollout) (time.Duratio
 	if err := r.tell(ctx, before, o); err != nil {
 		return 0, err
 	}
-	return 0, r.start(ctx, o, p)
+	if err := r.start(ctx, o, p); err != nil {
+		return 0, err
+	}
+	return 0, r.trim(ctx, o)
+}
+
+// trim forgets the oldest rollouts of an application. Their runs are in the platform's records.
+func (r *Rollouts) trim(ctx context.Context, o *v1alpha1.Rollout) error {
+	const most = 20
+	old, err := r.of(ctx, o.Namespace, o.Spec.Application, func(other *v1alpha1.Rollout) bool { return !unfinished(other) })
+	if err != nil || len(old) <= most {
+		return err
+	}
+	slices.SortStableFunc(old, func(a, b *v1alpha1.Rollout) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	for _, one := range old[:len(old)-most] {
+		if err := r.client.Delete(ctx, one.DeepCopy()); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("deleting rollout %s, which is long past: %w", one.Name, err)
+		}
+	}
+	return nil
 }
 
 func refuse(o *v1alpha1.Rollout, why error) {
@@ -381,13 +400,14 @@ func (r *Rollouts) survey(ctx context.Context, o *v1alpha1.Rollout, run *v1alpha
 // phaseOf says where a rollout is in a partition that answers.
 func phaseOf(d *v1alpha1.Delivery, o *v1alpha1.Rollout, ending bool) v1alpha1.RolloutPartitionPhase {
 	lacks, _ := unhealthy(d)
-	busy := lacks != "" || d.Spec.Stopped || d.Spec.Traffic != nil
+	led := d.Spec.Traffic != nil && !equality.Semantic.DeepEqual(*d.Spec.Traffic, v1alpha1.Traffic{})
+	busy := lacks != "" || d.Spec.Stopped || led
 	switch {
 	case is(&d.Spec, o.Spec.To) && !busy:
 		return v1alpha1.RolloutPartitionMoved
 	case !is(&d.Spec, o.Spec.To) && len(d.Spec.Tracks) == 1 && ending && !busy:
 		return v1alpha1.RolloutPartitionReturned
-	case !is(&d.Spec, o.Spec.To) && len(d.Spec.Tracks) == 1 && !ending && d.Spec.Traffic == nil && !d.Spec.Stopped:
+	case !is(&d.Spec, o.Spec.To) && len(d.Spec.Tracks) == 1 && !ending && !led && !d.Spec.Stopped:
 		return v1alpha1.RolloutPartitionWaiting
 	}
 	return v1alpha1.RolloutPartitionMoving

@@ -25,7 +25,7 @@ const (
 	// defaultPatience is how long pods may fail before the step does: what mends itself does so earlier.
 	defaultPatience = 30 * time.Second
 	// upgradeTime is how long a partition may take to become healthy.
-	upgradeTime = 30 * time.Minute
+	upgradeTime = 15 * time.Minute
 )
 
 // CheckQuota says what a partition's quota does not hold if the revision runs there, with so many pods by component,

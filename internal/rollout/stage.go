@@ -277,7 +277,7 @@ func (s *stage) answer(waiting []string) action.Outcome {
 		}
 	}
 	out := action.Again(pause(age), message)
-	if s.memory.Failing != nil || s.memory.Since != nil || s.memory.Before != nil {
+	if s.memory.Failing != nil || len(s.call.State) > 0 { // what was kept is kept until something else is
 		out.State = s.memory
 	}
 	return out
@@ -297,7 +297,7 @@ func pause(age time.Duration) time.Duration {
 // failingReasons are those of which pods do not recover without a change, as a rule.
 var failingReasons = []string{
 	v1alpha1.ReasonRefused, v1alpha1.ReasonQuotaExceeded, v1alpha1.ReasonImagePull, v1alpha1.ReasonConfigError,
-	v1alpha1.ReasonOOMKilled, v1alpha1.ReasonCrashLoop, v1alpha1.ReasonUnschedulable, v1alpha1.ReasonInvalid,
+	v1alpha1.ReasonOOMKilled, v1alpha1.ReasonCrashLoop, v1alpha1.ReasonInvalid,
 	v1alpha1.ReasonChartNotSupported, v1alpha1.ReasonConfigurationNotFound,
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -60,6 +61,8 @@ type world struct {
 	// unsettled partitions wait for a gateway.
 	unsettled map[string]string
 	messages  []outbound.Message
+	// wrap changes the way of the next server's rollouts to the hub.
+	wrap func(client.Client) client.Client
 }
 
 func newWorld(t *testing.T) *world {
@@ -249,6 +252,9 @@ func (w *world) serve(change ...func(*Options)) (stop func()) {
 	if err != nil {
 		w.Fatal(err)
 	}
+	if w.wrap != nil {
+		rollouts.client = w.wrap(rollouts.client)
+	}
 	catalogue, err := action.NewCatalogue(append(builtin.Actions(builtin.Options{
 		Hub: mgr.GetClient(), Live: mgr.GetAPIReader(), Send: w.send,
 	}), rollouts.Actions()...)...)
@@ -386,6 +392,11 @@ func (w *world) abort(o *v1alpha1.Rollout) {
 		w.Fatal(err)
 	}
 }
+
+// withoutSuffix leaves out the suffixes of tracks.
+func withoutSuffix(text string) string { return suffixes.ReplaceAllString(text, "") }
+
+var suffixes = regexp.MustCompile(`/[a-z0-9]+`)
 
 func specOf(t *testing.T, tenant, name, partition string) *v1alpha1.Delivery {
 	t.Helper()
