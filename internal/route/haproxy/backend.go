@@ -30,7 +30,7 @@ func (p *plan) backend(w *writer, pool *table.Pool) {
 	w.line("http-send-name-header %s", table.HeaderPartition)
 	p.lists(w, pool)
 	if pool.RedirectHTTP {
-		w.line("http-request redirect code 308 location https://%%[var(txn.host)]%s%%[pathq] if !{ ssl_fc }", w.site.httpsPort())
+		w.line("http-request redirect code 308 location https://%%[var(txn.host)]%s%%[pathq] if !{ var(txn.tls) -m found }", w.site.httpsPort())
 	}
 	p.rateLimit(w, pool)
 	p.networks(w, pool)

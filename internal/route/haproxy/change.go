@@ -12,8 +12,8 @@ import (
 	"yunfan.io/yunfan/internal/route/table"
 )
 
-// change brings a plan of the same structure to all workers without a new process: certificates, weights, closed targets,
-// and last of all the generation. The newest worker comes last, so that none lags behind what the marker says.
+// change brings a plan of the same structure to the newest worker: certificates, weights, closed targets, and last of all
+// the generation. Old workers decide nothing any more.
 func (d *Driver) change(ctx context.Context, before, wanted *plan) error {
 	newest, _, err := d.master.workers(ctx)
 	if err == nil && newest == 0 {
@@ -23,10 +23,10 @@ func (d *Driver) change(ctx context.Context, before, wanted *plan) error {
 		err = d.changeCertificates(ctx, newest, before, wanted)
 	}
 	if err == nil {
-		err = d.tellOld(ctx, wanted)
+		err = d.retire(ctx)
 	}
 	if err == nil {
-		err = d.tell(ctx, newest, wanted, true)
+		err = d.tell(ctx, newest, wanted)
 	}
 	if err == nil {
 		err = d.served(ctx, wanted.generation)
@@ -34,56 +34,62 @@ func (d *Driver) change(ctx context.Context, before, wanted *plan) error {
 	return err
 }
 
-// tellOld brings weights and closed targets to old workers, too: they may still take requests on connections that are
-// kept open. Those of another structure keep their generation.
-func (d *Driver) tellOld(ctx context.Context, p *plan) error {
+// retire tells old workers that they have a successor: it gets the requests that still come on connections which clients
+// keep. Their own weights cannot be changed any more.
+func (d *Driver) retire(ctx context.Context) error {
 	_, old, err := d.master.workers(ctx)
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	maps.DeleteFunc(d.old, func(pid int, _ string) bool { return !slices.Contains(old, pid) })
-	structures := maps.Clone(d.old)
-	d.mu.Unlock()
 	for _, pid := range old {
-		if err := d.tell(ctx, pid, p, structures[pid] == p.structure); err != nil && !d.gone(ctx, pid) {
+		retired, err := d.retired(ctx, pid)
+		if err == nil && !retired {
+			err = d.master.all(ctx, pid, []string{fmt.Sprintf("add map %s %s 1", d.path(generationFile), retiredKey)})
+		}
+		if err == nil && !retired {
+			if retired, err = d.retired(ctx, pid); err == nil && !retired {
+				err = errors.New("an old process of HAProxy does not hear that it has a successor")
+			}
+		}
+		if err != nil && !d.gone(ctx, pid, err) {
 			return err
 		}
 	}
 	return nil
 }
 
-// gone says whether a worker has ended.
-func (d *Driver) gone(ctx context.Context, pid int) bool {
+// retired says whether a worker sends what it gets to its successor.
+func (d *Driver) retired(ctx context.Context, pid int) (bool, error) {
+	entries, err := d.master.entries(ctx, pid, d.path(generationFile))
+	_, there := entries[retiredKey]
+	return there, err
+}
+
+// gone says whether a worker has ended, which may be why it gave no answer.
+func (d *Driver) gone(ctx context.Context, pid int, why error) bool {
+	if errors.Is(why, errGone) {
+		return true
+	}
 	newest, old, err := d.master.workers(ctx)
 	return err == nil && pid != newest && !slices.Contains(old, pid)
 }
 
-// tell brings one worker to a plan as far as it has the servers, and looks whether that has worked.
-func (d *Driver) tell(ctx context.Context, pid int, p *plan, whole bool) error {
-	for range 2 {
+// tell brings a worker to a plan, and looks whether that has worked before it gives it the generation.
+func (d *Driver) tell(ctx context.Context, pid int, p *plan) error {
+	const attempts = 3
+	for range attempts {
 		commands, err := d.differences(ctx, pid, p)
 		if err != nil {
 			return err
 		}
 		if len(commands) == 0 {
-			if !whole {
-				return nil
-			}
 			return d.master.all(ctx, pid, []string{fmt.Sprintf("set map %s %s %s", d.path(generationFile), markerKey, p.generation)})
 		}
 		if err := d.master.all(ctx, pid, commands); err != nil {
 			return err
 		}
 	}
-	commands, err := d.differences(ctx, pid, p)
-	if err == nil && len(commands) > 0 {
-		err = fmt.Errorf("HAProxy does not do %q", commands[0])
-	}
-	if err == nil && whole {
-		err = d.master.all(ctx, pid, []string{fmt.Sprintf("set map %s %s %s", d.path(generationFile), markerKey, p.generation)})
-	}
-	return err
+	return errors.New("HAProxy does not take the weights that it is told")
 }
 
 func (d *Driver) path(name string) string { return d.site.dir + "/" + name }
@@ -100,16 +106,15 @@ func (d *Driver) differences(ctx context.Context, pid int, p *plan) ([]string, e
 			commands = append(commands, fmt.Sprintf("add map %s %s 1", d.path(closedFile), key))
 		}
 	}
-	rows, err := d.master.statistics(ctx, pid, serverRows)
+	rows, err := d.master.servers(ctx, pid)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range rows {
 		servers, there := p.weights[r["pxname"]]
 		if !there {
-			continue // a pool that is no more
+			continue // not a pool's
 		}
-		// A server that is no more in its pool gets nothing from old workers, either.
 		if weight := servers[r["svname"]]; strconv.Itoa(weight) != r["uweight"] {
 			commands = append(commands, fmt.Sprintf("set server %s/%s weight %d", r["pxname"], r["svname"], weight))
 		}
@@ -207,9 +212,9 @@ func (d *Driver) State(ctx context.Context) (*table.State, error) {
 	}
 	seen := map[int][]row{}
 	for _, pid := range append([]int{newest}, old...) {
-		rows, err := d.master.statistics(ctx, pid, serverRows)
+		rows, err := d.master.servers(ctx, pid)
 		if err != nil {
-			if d.gone(ctx, pid) {
+			if pid != newest && d.gone(ctx, pid, err) {
 				continue
 			}
 			return nil, err
@@ -218,26 +223,16 @@ func (d *Driver) State(ctx context.Context) (*table.State, error) {
 		if pid == newest || state.Generation == "" {
 			continue
 		}
-		same, err := d.agrees(ctx, pid, state.Generation)
-		if err != nil && !d.gone(ctx, pid) {
+		retired, err := d.retired(ctx, pid)
+		if err != nil && !d.gone(ctx, pid, err) {
 			return nil, err
 		}
-		if err == nil && !same {
-			state.Generation = ""
+		if err == nil && !retired {
+			state.Generation = "" // it still serves what it was made for
 		}
 	}
 	d.mu.Lock()
 	state.Targets = p.states(seen, newest, &d.counters)
 	d.mu.Unlock()
 	return state, nil
-}
-
-// agrees says whether an old worker serves a generation, or takes no requests any more.
-func (d *Driver) agrees(ctx context.Context, pid int, generation string) (bool, error) {
-	entries, err := d.master.entries(ctx, pid, d.path(generationFile))
-	if err != nil || entries[markerKey] == generation {
-		return err == nil, err
-	}
-	takes, err := d.master.takesRequests(ctx, pid)
-	return !takes, err
 }

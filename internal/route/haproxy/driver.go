@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,9 +43,8 @@ type Driver struct {
 
 	mu       sync.Mutex // guards what follows
 	process  *edge.Process
-	plan     *plan          // that was made for the last table which HAProxy took
-	loaded   string         // the structure that the newest worker has; empty if that is not known
-	old      map[int]string // the structures of the workers before
+	plan     *plan  // that was made for the last table which HAProxy took
+	loaded   string // the structure that the newest worker has; empty if that is not known
 	reloaded time.Time
 	counters counters
 }
@@ -74,10 +74,37 @@ func New(ctx context.Context, s edge.Settings) (edge.Driver, error) {
 	}
 	d := &Driver{
 		s: s, program: program, version: shortVersion(string(version)), master: master{path: filepath.Join(dir, masterSocket)},
-		site: site{dir: dir, http: s.HTTP, https: s.HTTPS, user: unprivileged(), connections: connections()},
-		old:  map[int]string{}, counters: counters{last: map[int]map[targetKey]count{}, ended: map[targetKey]count{}},
+		site:     site{dir: dir, http: s.HTTP, https: s.HTTPS, user: unprivileged(), connections: connections()},
+		counters: counters{last: map[int]map[targetKey]count{}, ended: map[targetKey]count{}},
+	}
+	if d.site.relay, err = makeRelay(dir, d.site.user); err != nil {
+		return nil, err
 	}
 	return d, writeDefaultCertificate(filepath.Join(dir, defaultCertificate))
+}
+
+// makeRelay makes the folder of the sockets between workers, which nobody but they can open: who reached them could say
+// to come from anywhere.
+func makeRelay(dir, owner string) (string, error) {
+	if owner == "" {
+		return dir, nil
+	}
+	folder := "/run/yunfan-edge-" + digest(dir)
+	workers, err := user.Lookup(owner)
+	if err == nil {
+		err = os.MkdirAll(folder, 0o700)
+	}
+	id := 0
+	if err == nil {
+		id, err = strconv.Atoi(workers.Uid)
+	}
+	if err == nil {
+		err = os.Chown(folder, id, -1)
+	}
+	if err != nil {
+		return "", fmt.Errorf("making the folder of HAProxy's sockets: %w", err)
+	}
+	return folder, nil
 }
 
 // Installed says what is missing on this machine to run an edge; nil if nothing is.
@@ -322,9 +349,6 @@ func (d *Driver) reload(ctx context.Context, p *plan) error {
 		return err
 	}
 	d.mu.Lock()
-	if d.loaded != "" {
-		d.old[before] = d.loaded
-	}
 	d.loaded, d.reloaded = "", time.Now()
 	d.mu.Unlock()
 	if _, err := d.master.ask(ctx, "reload"); err != nil {
@@ -379,7 +403,7 @@ func (d *Driver) rememberDown(ctx context.Context, pid int, p *plan) error {
 	return d.writeFile(downFile, kept.String())
 }
 
-// replaced waits until another worker than before serves a plan. What it could not be told while it started, it is now.
+// replaced waits until another worker than before serves a plan, and retires those before it.
 func (d *Driver) replaced(ctx context.Context, before int, p *plan) error {
 	err := until(ctx, func(ctx context.Context) error {
 		newest, _, err := d.master.workers(ctx)
@@ -394,7 +418,7 @@ func (d *Driver) replaced(ctx context.Context, before int, p *plan) error {
 	if err := d.served(ctx, p.generation); err != nil {
 		return fmt.Errorf("reloading HAProxy: %w", err)
 	}
-	return d.tellOld(ctx, p)
+	return d.retire(ctx)
 }
 
 // served waits until the newest worker answers with a generation.
@@ -447,5 +471,9 @@ func (d *Driver) Close(ctx context.Context) error {
 	if process == nil {
 		return nil
 	}
-	return process.Close(ctx)
+	err := process.Close(ctx)
+	if d.site.relay != d.site.dir {
+		err = errors.Join(err, os.RemoveAll(d.site.relay))
+	}
+	return err
 }

@@ -16,6 +16,8 @@ type site struct {
 	dir         string // absolute
 	http, https string
 	user        string // that workers run as; empty for the one who started them
+	// relay is the folder of the sockets that workers reach each other by: they may not look into dir.
+	relay       string
 	connections int
 }
 
@@ -30,7 +32,11 @@ const (
 	workerSocket   = "worker.sock"
 	statsSocket    = "statistics.sock"
 	markerKey      = "generation"
-	frontend       = "web"
+	retiredKey     = "retired"
+	// What has come by TLS goes another way between workers than what has not.
+	relayPlain = "relay"
+	relayTLS   = "relaytls"
+	frontend   = "web"
 	// StatisticsPath is where HAProxy shows its page.
 	StatisticsPath = "/v1/statistics"
 )
@@ -179,7 +185,18 @@ func (w *writer) frontend(found *lookup) {
 	if w.site.https != "" {
 		w.line("bind %s ssl crt-list %s alpn h2,http/1.1", w.site.https, w.path(listFile))
 	}
-	w.line("http-request return status 200 content-type text/plain hdr Cache-Control no-store lf-string %%[str(%s),map_str(%s)] if { path %s }",
+	// A process that has a successor sends it the requests that still come on connections which clients keep: they are
+	// served by the newest table, too. Where clients come from, and whether by TLS, goes along.
+	for _, socket := range []string{relayPlain, relayTLS} {
+		owner := ""
+		if w.site.user != "" {
+			owner = " user " + w.site.user
+		}
+		w.line("bind unix@%s/%s.sock%s mode 600 accept-proxy name %s", w.site.relay, socket, owner, socket)
+	}
+	w.line("http-request set-var(txn.retired) str(%s),map_str(%s)", retiredKey, w.path(generationFile))
+	w.line("http-request set-var(txn.tls) bool(true) if { ssl_fc } || { so_name -m str %s }", relayTLS)
+	w.line("http-request return status 200 content-type text/plain hdr Cache-Control no-store lf-string %%[str(%s),map_str(%s)] if { path %s } !{ var(txn.retired) -m found }",
 		markerKey, w.path(generationFile), table.MarkerPath)
 	w.line("http-request return status 405 content-type text/plain string %s if { method CONNECT }", word("method not allowed"))
 	w.line("http-request set-var(txn.host) req.hdr(host),host_only,lower")
@@ -189,8 +206,8 @@ func (w *writer) frontend(found *lookup) {
 	w.line("http-request del-header forwarded")
 	w.line("http-request set-header X-Forwarded-For %%[src]")
 	w.line("http-request set-header X-Forwarded-Host %%[req.hdr(host)]")
-	w.line("http-request set-header X-Forwarded-Proto https if { ssl_fc }")
-	w.line("http-request set-header X-Forwarded-Proto http if !{ ssl_fc }")
+	w.line("http-request set-header X-Forwarded-Proto https if { var(txn.tls) -m found }")
+	w.line("http-request set-header X-Forwarded-Proto http if !{ var(txn.tls) -m found }")
 	w.line("http-request set-header X-Forwarded-Port %%[dst_port]")
 	// WebSockets are the only protocol that connections may change to: others would carry requests past all of this.
 	w.line("http-request set-var(txn.websocket) bool(true) if { req.hdr(upgrade) -i websocket }")
@@ -198,8 +215,15 @@ func (w *writer) frontend(found *lookup) {
 	w.line("http-request del-header upgrade if !{ var(txn.websocket) -m found }")
 	w.line("http-request set-header Upgrade websocket if { var(txn.websocket) -m found }")
 	found.rules(w)
-	w.line("http-request return status 404 content-type text/plain string %s if !{ var(txn.pool) -m found }", word("no route for this host and path\n"))
+	w.line("http-request return status 404 content-type text/plain string %s if !{ var(txn.pool) -m found } !{ var(txn.retired) -m found }", word("no route for this host and path\n"))
+	w.line("use_backend %s if { var(txn.retired) -m found } { var(txn.tls) -m found }", relayTLS)
+	w.line("use_backend %s if { var(txn.retired) -m found }", relayPlain)
 	w.line("use_backend %%[var(txn.pool)]")
+	for _, socket := range []string{relayPlain, relayTLS} {
+		w.section("backend %s", socket)
+		w.line("http-reuse never")
+		w.line("server successor unix@%s/%s.sock send-proxy-v2", w.site.relay, socket)
+	}
 }
 
 // statistics is HAProxy's own page, which the agent shows to those who have its token.

@@ -92,7 +92,7 @@ func cases() map[string]*table.Table {
 func TestRender(t *testing.T) {
 	for name, given := range cases() {
 		t.Run(name, func(t *testing.T) {
-			got, err := render(given, site{dir: "/var/lib/yunfan/edge", http: "192.0.2.9:80", https: "192.0.2.9:443", connections: 1000})
+			got, err := render(given, site{dir: "/var/lib/yunfan/edge", relay: "/run/relay", http: "192.0.2.9:80", https: "192.0.2.9:443", connections: 1000})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -126,7 +126,8 @@ func TestRenderIsTaken(t *testing.T) {
 	program := requireHAProxy(t)
 	for name, given := range cases() {
 		t.Run(name, func(t *testing.T) {
-			d := &Driver{site: site{dir: shortDir(t), http: "127.0.0.1:80", https: "127.0.0.1:443", connections: 1000}}
+			dir := shortDir(t)
+			d := &Driver{site: site{dir: dir, relay: dir, http: "127.0.0.1:80", https: "127.0.0.1:443", connections: 1000}}
 			for _, folder := range []string{"maps", "certificates"} {
 				if err := os.Mkdir(filepath.Join(d.site.dir, folder), 0o700); err != nil {
 					t.Fatal(err)

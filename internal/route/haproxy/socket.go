@@ -56,13 +56,13 @@ func (m master) ask(ctx context.Context, command string) (string, error) {
 // worker asks one worker.
 func (m master) worker(ctx context.Context, pid int, command string) (string, error) {
 	answer, err := m.ask(ctx, fmt.Sprintf("@!%d %s", pid, command))
-	if err == nil && strings.HasPrefix(answer, "Can't find the target") {
+	if err == nil && (answer == "" || strings.HasPrefix(answer, "Can't find the target")) {
 		err = errGone
 	}
 	return answer, err
 }
 
-// errGone says that a worker has ended since it was listed.
+// errGone says that a worker has ended since it was listed, or is about to.
 var errGone = errors.New("the process has ended")
 
 // all sends many commands to one worker, in lines that are not too long. Their answers are of no use: what they did is
@@ -123,14 +123,9 @@ func (r row) number(columns ...string) (sum uint64) {
 	return sum
 }
 
-// Kinds of rows that can be asked for.
-const (
-	frontendRows = 1
-	serverRows   = 4
-)
-
-func (m master) statistics(ctx context.Context, pid, kind int) ([]row, error) {
-	answer, err := m.worker(ctx, pid, fmt.Sprintf("show stat -1 %d -1", kind))
+// servers are the statistics of all servers at one worker.
+func (m master) servers(ctx context.Context, pid int) ([]row, error) {
+	answer, err := m.worker(ctx, pid, "show stat -1 4 -1")
 	if err != nil {
 		return nil, err
 	}
@@ -170,37 +165,4 @@ func (m master) entries(ctx context.Context, pid int, file string) (map[string]s
 		}
 	}
 	return found, nil
-}
-
-// takesRequests says whether an old worker may still take requests: whether it has connections on which none is under
-// way. Connections with one are closed after it.
-func (m master) takesRequests(ctx context.Context, pid int) (bool, error) {
-	rows, err := m.statistics(ctx, pid, frontendRows)
-	if err != nil {
-		return false, err
-	}
-	connections := uint64(0)
-	for _, r := range rows {
-		if r["pxname"] == frontend {
-			connections = r.number("scur")
-		}
-	}
-	if connections == 0 {
-		return false, nil
-	}
-	answer, err := m.worker(ctx, pid, "show sess")
-	if err != nil {
-		return false, err
-	}
-	busy := map[string]bool{}
-	for line := range strings.Lines(answer) {
-		if !strings.Contains(line, " fe="+frontend+" ") {
-			continue
-		}
-		if _, rest, found := strings.Cut(line, " src="); found {
-			client, _, _ := strings.Cut(rest, " ")
-			busy[client] = true
-		}
-	}
-	return uint64(len(busy)) < connections, nil
 }
