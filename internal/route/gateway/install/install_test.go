@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -65,9 +66,9 @@ func join(t *testing.T, nodes map[string]string) *joined {
 	return j
 }
 
-func (j *joined) want(ctx context.Context, g Gomega, gateway v1alpha1.Gateway) {
+func (j *joined) want(ctx context.Context, g Gomega, wanted v1alpha1.Gateway) {
 	cluster := j.read(ctx, g)
-	cluster.Spec.Gateway = gateway
+	cluster.Spec.Gateway = wanted
 	g.Expect(hub.Client.Update(ctx, cluster)).To(Succeed())
 }
 
@@ -187,6 +188,24 @@ func TestING02_GatewayBesideOthers(t *testing.T) {
 	g.Expect(theirs.GetAnnotations()).NotTo(HaveKey(annotationBundle), "it stays theirs")
 	g.Expect(j.Client.Delete(ctx, other)).To(Succeed())
 	g.Eventually(func() string { return status(j.read(ctx, g)) }, patience).Should(HavePrefix("True"))
+}
+
+// TestPorts has each entry point at a port of its own: Traefik does not start otherwise.
+func TestPorts(t *testing.T) {
+	at := map[string]string{}
+	for _, argument := range arguments() {
+		name, address, _ := strings.Cut(argument, "=")
+		if !strings.HasPrefix(name, "--entryPoints.") || !strings.HasSuffix(name, ".address") {
+			continue
+		}
+		if other, taken := at[address]; taken {
+			t.Errorf("%s and %s are both at %s", other, name, address)
+		}
+		at[address] = name
+	}
+	if len(at) < 2 {
+		t.Errorf("%d entry points", len(at))
+	}
 }
 
 func TestPolicy(t *testing.T) {

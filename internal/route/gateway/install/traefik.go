@@ -54,6 +54,7 @@ func arguments() []string {
 		fmt.Sprintf("--entryPoints.web.transport.lifeCycle.requestAcceptGraceTimeout=%s", leaving),
 		fmt.Sprintf("--entryPoints.web.transport.lifeCycle.graceTimeOut=%s", finishing),
 		// For Gateways that the cluster's own administrators make of this class. Nothing leads there unless they open it.
+		"--entryPoints.http.address=:80", "--entryPoints.http.http.aliasHeadersStrategy=keep",
 		"--entryPoints.https.address=:443", "--entryPoints.https.http.aliasHeadersStrategy=keep",
 		fmt.Sprintf("--entryPoints.traefik.address=:%d", internalPort), "--entryPoints.traefik.http.aliasHeadersStrategy=keep",
 		"--api.insecure=true", "--api.dashboard=false",
