@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -12,6 +13,7 @@ import (
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/reconcile"
+	"yunfan.io/yunfan/internal/route/gateway"
 )
 
 // WebhookPath is where the hub's API server asks whether a Route is sound.
@@ -57,6 +59,9 @@ func (v *validator) warnings(ctx context.Context, route *v1alpha1.Route) admissi
 func judge(ctx context.Context, reader client.Reader, route *v1alpha1.Route) error {
 	if err := validate(&route.Spec); err != nil {
 		return err
+	}
+	if problems := gateway.Check(route); len(problems) > 0 {
+		return reconcile.Stall(v1alpha1.ReasonInvalid, "%s", strings.Join(problems, "; "))
 	}
 	var taken []string
 	for _, host := range hostsOf(route) {

@@ -17,6 +17,7 @@ import (
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/member"
+	"yunfan.io/yunfan/internal/route/gateway/install"
 )
 
 const (
@@ -39,7 +40,7 @@ type Ports struct {
 }
 
 // DefaultPorts are those of the gateway that the platform runs.
-var DefaultPorts = Ports{Web: 8000, Internal: 9000, Gauge: 9113}
+var DefaultPorts = Ports{Web: install.WebPort, Internal: install.InternalPort, Gauge: install.GaugePort}
 
 // Asker asks the gateways of members, through the members' API servers.
 type Asker struct {
