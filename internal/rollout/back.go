@@ -66,9 +66,7 @@ func (b *giveBack) Run(ctx context.Context, call *action.Call) (action.Outcome, 
 
 // mayGiveUp notes since when pods fail.
 func (s *stage) mayGiveUp() {
-	if !s.failing {
-		s.memory.Failing = nil
-	} else if s.memory.Failing == nil {
+	if s.failing && s.memory.Failing == nil {
 		now := time.Now()
 		s.memory.Failing = &now
 	}

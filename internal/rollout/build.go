@@ -16,10 +16,10 @@ import (
 // build appends all steps.
 func (c *compiler) build() error {
 	whole := &wave{number: 0}
-	c.own(whole, "begin", "开始 Begin", "begin")
-	c.steps[0].Compensate = &v1alpha1.StepCompensation{Action: "rollout.return", With: with(
-		"rollout", c.name, "uid", c.uid, "from", c.spec.From, "waves", "${{ inputs.order }}", "rolling", !c.drained && !c.emptied())}
 	c.notice()
+	c.own(whole, "begin", "开始 Begin", "begin")
+	c.steps[len(c.steps)-1].Compensate = &v1alpha1.StepCompensation{Action: "rollout.return", With: with(
+		"rollout", c.name, "uid", c.uid, "from", c.spec.From, "waves", "${{ inputs.order }}", "rolling", !c.drained && !c.emptied())}
 	if err := c.hooks("before", "发布前 Before", c.strategy.Before); err != nil {
 		return err
 	}

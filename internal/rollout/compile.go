@@ -270,9 +270,12 @@ func (c *compiler) add(step v1alpha1.WorkflowStep) string {
 // longestName is how long the name of a step for people may be.
 const longestName = 100
 
+// partitionsOf is the expression for the partitions of a step, by the number of their group.
+const partitionsOf = "${{ inputs.waves[%d] }}"
+
 // own appends a step that is one of this package's actions, for a group of partitions.
 func (c *compiler) own(w *wave, name, title, does string, more ...any) string {
-	pairs := append([]any{"rollout", c.name, "uid", c.uid, "partitions", fmt.Sprintf("${{ inputs.waves[%d] }}", w.number)}, more...)
+	pairs := append([]any{"rollout", c.name, "uid", c.uid, "partitions", fmt.Sprintf(partitionsOf, w.number)}, more...)
 	if w.name != "" {
 		name, title = name+"-"+w.name, title+" "+w.name
 	}

@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -365,93 +364,4 @@ func outcomeOf(run *v1alpha1.WorkflowRun) string {
 	}
 	const most = 10
 	return "without requests, one after the other: " + strings.Join(parts[:min(len(parts), most)], ", ")
-}
-
-// survey tells how far each partition is, from its Delivery.
-func (r *Rollouts) survey(ctx context.Context, o *v1alpha1.Rollout, run *v1alpha1.WorkflowRun) error {
-	s := &stage{Rollouts: r, rollout: o}
-	ending := run == nil || run.Status.Ending != "" || run.Status.Phase == v1alpha1.RunAborted || run.Status.Phase == v1alpha1.RunFailed
-	o.Status.Weight = 0
-	for i := range o.Status.Partitions {
-		p := &o.Status.Partitions[i]
-		d, err := s.delivery(ctx, p.Partition, r.client)
-		if err != nil {
-			return err
-		}
-		p.Message = ""
-		switch {
-		case d == nil:
-			p.Message = "the application is not delivered here any more"
-		case aside(d):
-			p.Phase, p.Message = v1alpha1.RolloutPartitionUnreachable, "cluster "+p.Cluster+" does not answer: it is out of the traffic until it is healthy"
-		default:
-			p.Phase = phaseOf(d, o, ending)
-			if len(d.Spec.Tracks) > 1 && d.Spec.Traffic != nil {
-				o.Status.Weight = max(o.Status.Weight, d.Spec.Traffic.Weight)
-			}
-		}
-	}
-	if o.Status.Phase == v1alpha1.RolloutRunning && run != nil && run.Status.Phase == v1alpha1.RunSucceeded {
-		o.Status.Weight = all
-	}
-	return nil
-}
-
-// phaseOf says where a rollout is in a partition that answers.
-func phaseOf(d *v1alpha1.Delivery, o *v1alpha1.Rollout, ending bool) v1alpha1.RolloutPartitionPhase {
-	lacks, _ := unhealthy(d)
-	led := d.Spec.Traffic != nil && !equality.Semantic.DeepEqual(*d.Spec.Traffic, v1alpha1.Traffic{})
-	busy := lacks != "" || d.Spec.Stopped || led
-	switch {
-	case is(&d.Spec, o.Spec.To) && !busy:
-		return v1alpha1.RolloutPartitionMoved
-	case !is(&d.Spec, o.Spec.To) && len(d.Spec.Tracks) == 1 && ending && !busy:
-		return v1alpha1.RolloutPartitionReturned
-	case !is(&d.Spec, o.Spec.To) && len(d.Spec.Tracks) == 1 && !ending && !led && !d.Spec.Stopped:
-		return v1alpha1.RolloutPartitionWaiting
-	}
-	return v1alpha1.RolloutPartitionMoving
-}
-
-// recover looks after partitions that could not be reached when the rollout ended: they are opened when they are healthy
-// with the revision that has won.
-func (r *Rollouts) recover(ctx context.Context, o *v1alpha1.Rollout) error {
-	s := &stage{Rollouts: r, rollout: o}
-	phase := v1alpha1.RolloutPartitionReturned
-	if o.Status.Phase == v1alpha1.RolloutSucceeded {
-		phase = v1alpha1.RolloutPartitionMoved
-	}
-	others, err := r.of(ctx, o.Namespace, o.Spec.Application, func(other *v1alpha1.Rollout) bool {
-		return other.UID != o.UID && (open(other) || o.CreationTimestamp.Before(&other.CreationTimestamp))
-	})
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for i := range o.Status.Partitions {
-		p := &o.Status.Partitions[i]
-		if p.Phase != v1alpha1.RolloutPartitionUnreachable {
-			continue
-		}
-		d, err := s.delivery(ctx, p.Partition, r.client)
-		switch {
-		case err != nil:
-			errs = append(errs, err)
-			continue
-		case d == nil || len(others) > 0 || o.Status.Phase == v1alpha1.RolloutSucceeded && !is(&d.Spec, o.Spec.To):
-			p.Phase, p.Message = phase, "a later change has taken its place"
-			continue
-		}
-		if lacks, _ := unhealthy(d); lacks != "" || unreachable(d) {
-			continue
-		}
-		after := d.DeepCopy()
-		opened(&after.Spec)
-		if err := r.client.Update(ctx, after, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
-			errs = append(errs, fmt.Errorf("opening partition %s: %w", p.Partition, err))
-			continue
-		}
-		p.Phase, p.Message = phase, "its cluster answers again"
-	}
-	return errors.Join(errs...)
 }

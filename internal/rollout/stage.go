@@ -331,10 +331,9 @@ func unhealthy(d *v1alpha1.Delivery) (why string, failing bool) {
 	return "", false
 }
 
-// patient fails a step whose pods have failed for too long.
+// patient fails a step whose pods fail, and did so first long ago. In between they may have been tried again.
 func (s *stage) patient(waiting []string) error {
 	if !s.failing || len(waiting) == 0 {
-		s.memory.Failing = nil
 		return nil
 	}
 	now := time.Now()

@@ -108,10 +108,8 @@ func TestREL07_FailureLeavesTheNextUntouchedAndGoesBack(t *testing.T) {
 	if diff := cmp.Diff([]string{"v1"}, w.history("sh")); diff != "" {
 		t.Errorf("the next partition: %s", diff)
 	}
-	for _, p := range o.Status.Partitions {
-		if p.Phase != v1alpha1.RolloutPartitionReturned {
-			t.Errorf("partition %s is %s", p.Partition, p.Phase)
-		}
+	if first, next := o.Status.Partitions[0].Phase, o.Status.Partitions[1].Phase; first != v1alpha1.RolloutPartitionReturned || next != v1alpha1.RolloutPartitionWaiting {
+		t.Errorf("the partitions are told as %s and %s", first, next)
 	}
 }
 
