@@ -111,7 +111,7 @@ func (i *Instance) tryEdge(ctx context.Context, hub client.Client, gateway strin
 	}
 	edge, err := i.joinEdge(ctx, hub, gateway)
 	if err != nil {
-		return fmt.Sprintf("Routes are not reached from outside: %v; what the edge says is in %s", err, filepath.Join(i.DataDir, "logs"))
+		return fmt.Sprintf("Routes are not reached from outside: %v; what the edge says is in %s", err, filepath.Join(i.DataDir, "services", edgeService, "log", "edge.log"))
 	}
 	text := "Routes are reached at"
 	for n, address := range edge.Spec.Addresses {
