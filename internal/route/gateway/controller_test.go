@@ -414,19 +414,23 @@ func TestAnswersAboutTraffic(t *testing.T) {
 		{name: slow, matches: [{path: {value: /slow}}], timeout: 5s, backends: [{application: shop, component: web}]},
 		{name: all, backends: [{application: shop, component: web}]}]}`, "web")
 	web := serve(t, w.ns(), "web", 1)
-	serve(t, w.ns(), "web-abc", 0)
 	w.besides(0)
 	w.settled()
 	g := NewWithT(t)
+	candidate := func() (string, error) {
+		return w.gateways.Reaches(t.Context(), w.member, w.ns(), "shop", "web", v1alpha1.TrackCandidate)
+	}
+	if missing, err := candidate(); err != nil || !strings.Contains(missing, "does not know the way yet") {
+		t.Errorf("a track without its Service: %q, %v", missing, err)
+	}
+	serve(t, w.ns(), "web-abc", 0)
 	g.Eventually(func() (string, error) {
 		return w.gateways.Reaches(t.Context(), w.member, w.ns(), "shop", "web", v1alpha1.TrackStable)
 	}, patience, quick).Should(BeEmpty())
 	if probes := web.requests(); len(probes) == 0 || probes[0].Path != "/healthy" || probes[0].Host != "shop.example.com" || probes[0].Header.Get(HeaderProbe) != "" {
 		t.Errorf("the pods were asked %+v", probes)
 	}
-	if missing, err := w.gateways.Reaches(t.Context(), w.member, w.ns(), "shop", "web", v1alpha1.TrackCandidate); err != nil || !strings.Contains(missing, "status 503") {
-		t.Errorf("a track without pods: %q, %v", missing, err)
-	}
+	g.Eventually(candidate, patience, quick).Should(ContainSubstring("status 503"), "a track without pods")
 	// Nobody but the platform gets there.
 	if a := w.traefik.ask(t, w.ns(), ProbePath(w.ns(), "shop", "web", v1alpha1.TrackStable), "Host: other.example.com"); a.Status != http.StatusNotFound {
 		t.Errorf("a client got %d for a probe's path", a.Status)

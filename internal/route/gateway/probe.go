@@ -87,6 +87,11 @@ func (r *renderer) probe(p probed, role v1alpha1.TrackRole, s server) gatewayv1.
 		host := gatewayv1.PreciseHostname(p.host)
 		rewrite.Hostname = &host
 	}
+	// It belongs to the backend: a gateway that does not know the Service yet answers without it.
+	backend := serviceRef(s)
+	backend.Filters = []gatewayv1.HTTPRouteFilter{{Type: gatewayv1.HTTPRouteFilterResponseHeaderModifier, ResponseHeaderModifier: &gatewayv1.HTTPHeaderFilter{
+		Set: []gatewayv1.HTTPHeader{{Name: HeaderReached, Value: r.namespace}},
+	}}}
 	return gatewayv1.HTTPRouteRule{
 		Matches: []gatewayv1.HTTPRouteMatch{{
 			Path:    &gatewayv1.HTTPPathMatch{Type: &exact, Value: &path},
@@ -94,11 +99,8 @@ func (r *renderer) probe(p probed, role v1alpha1.TrackRole, s server) gatewayv1.
 		}},
 		Filters: []gatewayv1.HTTPRouteFilter{
 			{Type: gatewayv1.HTTPRouteFilterRequestHeaderModifier, RequestHeaderModifier: &gatewayv1.HTTPHeaderFilter{Remove: []string{HeaderProbe}}},
-			{Type: gatewayv1.HTTPRouteFilterResponseHeaderModifier, ResponseHeaderModifier: &gatewayv1.HTTPHeaderFilter{
-				Set: []gatewayv1.HTTPHeader{{Name: HeaderReached, Value: r.namespace}},
-			}},
 			{Type: gatewayv1.HTTPRouteFilterURLRewrite, URLRewrite: rewrite},
 		},
-		BackendRefs: []gatewayv1.HTTPBackendRef{serviceRef(s)},
+		BackendRefs: []gatewayv1.HTTPBackendRef{backend},
 	}
 }
