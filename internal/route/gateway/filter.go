@@ -52,7 +52,7 @@ func headerFilter(change *v1alpha1.HeaderChange) *gatewayv1.HTTPHeaderFilter {
 func redirectFilter(route *v1alpha1.Route, to *v1alpha1.RouteRedirect) gatewayv1.HTTPRouteFilter {
 	filter := &gatewayv1.HTTPRequestRedirectFilter{}
 	scheme := to.Scheme
-	if scheme == "" && route.Spec.TLS != nil && route.Spec.PlainHTTP != v1alpha1.PlainHTTPServe {
+	if scheme == "" && secured(&route.Spec) {
 		scheme = "https"
 	}
 	if scheme != "" {
@@ -76,6 +76,14 @@ func redirectFilter(route *v1alpha1.Route, to *v1alpha1.RouteRedirect) gatewayv1
 	}
 	filter.StatusCode = &status
 	return gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterRequestRedirect, RequestRedirect: filter}
+}
+
+// secured says whether requests without TLS are sent to https.
+func secured(spec *v1alpha1.RouteSpec) bool {
+	if spec.PlainHTTP != "" {
+		return spec.PlainHTTP == v1alpha1.PlainHTTPRedirect
+	}
+	return spec.TLS != nil || len(spec.Hosts) == 0
 }
 
 // extensions are what rewrites, breaks circuits and retries.

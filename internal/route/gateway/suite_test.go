@@ -94,7 +94,7 @@ func startTraefik(t testing.TB, more ...string) *traefik {
 	define(t)
 	program := filepath.Join("..", "..", "..", "bin", "gateway", "traefik")
 	if _, err := os.Stat(program); err != nil {
-		t.Fatalf("%v: run make gateway", err)
+		t.Fatalf("%v: run make engine", err)
 	}
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(kubeconfig, beijing.Kubeconfig(t, ""), 0o600); err != nil {
