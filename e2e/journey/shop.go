@@ -64,6 +64,7 @@ func Users(name, version string, changes ...Change) v1alpha1.Component {
 	c := Echo(name, append([]Change{Env(versionVariable, version), Readiness("/readyz"), func(c *v1alpha1.Component, main *corev1.Container) {
 		// Requests of two seconds are to end in peace.
 		c.Template.Spec.TerminationGracePeriodSeconds = new(int64(10))
+		main.ReadinessProbe.TimeoutSeconds, main.ReadinessProbe.FailureThreshold = 10, 3 // the machine may be busy
 		main.Env = append(main.Env, corev1.EnvVar{Name: "ECHO_PARTITION", ValueFrom: &corev1.EnvVarSource{
 			FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.namespace"},
 		}})
