@@ -33,12 +33,10 @@ type Reconciler struct {
 	rollouts bool
 }
 
-// byRollouts switches rollouts on.
-const byRollouts = true
-
-// New gives a Reconciler that reserves node ports with nodePorts.
-func New(mgr manager.Manager, nodePorts NodePorts) *Reconciler {
-	return &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), nodePorts: nodePorts, rollouts: byRollouts}
+// New gives a Reconciler that reserves node ports with nodePorts. Rollouts says that they move what runs to another
+// revision; without them this controller does it itself, everywhere at once.
+func New(mgr manager.Manager, nodePorts NodePorts, rollouts bool) *Reconciler {
+	return &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), nodePorts: nodePorts, rollouts: rollouts}
 }
 
 // Reconcile brings one application's revision and deliveries to what its spec asks for, and tells how they are.

@@ -46,7 +46,7 @@ func newTenant(t *testing.T) *tenant {
 	t.Helper()
 	testkit.StartManager(t, hub, func(mgr manager.Manager) error {
 		ports := &nodeport.Ports{Hub: mgr.GetClient(), Live: mgr.GetAPIReader(), Members: noMembers{}}
-		r := New(mgr, ports)
+		r := New(mgr, ports, true)
 		r.rollouts = true
 		return r.SetupWithManager(mgr)
 	}, func(mgr manager.Manager) error {
@@ -576,7 +576,7 @@ func TestDEP03_TwentyClustersInOneRun(t *testing.T) {
 // BenchmarkAccepted measures the time from an Application accepted to its deliveries on the hub, 100 at once.
 func BenchmarkAccepted(b *testing.B) {
 	testkit.StartManager(b, hub, func(mgr manager.Manager) error {
-		return New(mgr, &nodeport.Ports{Hub: mgr.GetClient(), Live: mgr.GetAPIReader(), Members: noMembers{}}).SetupWithManager(mgr)
+		return New(mgr, &nodeport.Ports{Hub: mgr.GetClient(), Live: mgr.GetAPIReader(), Members: noMembers{}}, true).SetupWithManager(mgr)
 	})
 	for b.Loop() {
 		namespace := testkit.Namespace(b, hub.Client)

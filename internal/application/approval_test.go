@@ -307,7 +307,7 @@ func TestDEP07_SurvivesRestarts(t *testing.T) {
 	tn.guard("prod-bj", v1alpha1.ReleaseApprovalRequired)
 	app := tn.create(by("li", score(tn.namespace)))
 	start := func(t *testing.T) {
-		testkit.StartManager(t, hub, cleanPartitions, func(mgr manager.Manager) error { return New(mgr, anyPorts{}).SetupWithManager(mgr) })
+		testkit.StartManager(t, hub, cleanPartitions, func(mgr manager.Manager) error { return New(mgr, anyPorts{}, true).SetupWithManager(mgr) })
 	}
 	var run *v1alpha1.WorkflowRun
 	t.Run("asks", func(t *testing.T) {

@@ -94,7 +94,8 @@ func (w *world) stay(p *Plan) *journey {
 			continue
 		}
 		from, to := stableTrack(d).Revision, stableTrack(wanted).Revision
-		resting := wanted.Spec.Stopped || d.Spec.Stopped
+		// What rests moves at once, but not to what has failed: it would run when it is started.
+		resting := (wanted.Spec.Stopped || d.Spec.Stopped) && w.failed(to) == nil
 		if w.active() == nil && (from == to || resting) {
 			w.keepCandidate(d, wanted)
 			continue

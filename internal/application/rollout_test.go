@@ -171,6 +171,16 @@ func TestREL02_WhatHasFailedIsNotTriedAgainByItself(t *testing.T) {
 	tn.becomes(app, v1alpha1.ReasonReady)
 	g.Expect(tn.rollouts()).To(Equal([]string{second + "-1"}))
 
+	// Nor does it come while the application is stopped, to run when it is started.
+	change(tn, app, func() { app.Spec.Stopped = true })
+	g.Eventually(func(g Gomega) {
+		d := tn.delivery("by-hand", "prod-bj")
+		g.Expect(hub.Client.Get(t.Context(), client.ObjectKeyFromObject(d), d)).To(Succeed())
+		g.Expect(d.Spec.Stopped).To(BeTrue())
+		g.Expect(d.Spec.Tracks[0].Revision).To(Equal(first))
+	}, wait).Should(Succeed())
+	change(tn, app, func() { app.Spec.Stopped = false })
+
 	// Asked for again, and with another strategy.
 	change(tn, app, func() { app.Annotations = map[string]string{v1alpha1.AnnotationRolloutAgain: "2026-11-21T10:00:00Z"} })
 	again := tn.rollout(app, second+"-2")
@@ -214,7 +224,7 @@ func TestREL02_ServerDiesBeforeTheRollout(t *testing.T) {
 	serve := func(t *testing.T) {
 		testkit.StartManager(t, hub, func(mgr manager.Manager) error {
 			ports := &nodeport.Ports{Hub: mgr.GetClient(), Live: mgr.GetAPIReader(), Members: noMembers{}}
-			r := New(mgr, ports)
+			r := New(mgr, ports, true)
 			r.rollouts = true
 			return r.SetupWithManager(mgr)
 		}, cleanPartitions)

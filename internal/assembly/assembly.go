@@ -97,7 +97,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		open,
 		partitions,
 		configuration.New(mgr),
-		application.New(mgr, ports),
+		application.New(mgr, ports, o.Records != nil), // rollouts are runs, which need records
 		&delivery.Keeper{Hub: hub, Members: members},
 		&nodeport.Garbage{Ports: ports},
 		&nodeport.Reporter{Hub: hub, Members: members},
@@ -124,6 +124,7 @@ func Add(mgr manager.Manager, authorizer *rest.Authorizer, o Options) (rest.Part
 		(&logs.API{Hub: hub, Members: members, Authorizer: authorizer}).Routes(),
 		ports.Routes(authorizer),
 		secrets.Routes(),
+		routes.Routes(),
 		(&right.API{Hub: hub, Index: rights, Authorizer: authorizer}).Routes(),
 		(&proxy.Proxy{Hub: hub, HubConfig: mgr.GetConfig(), Members: members, Authorizer: authorizer, Rights: rights}).Routes(),
 	), Wrappers: []rest.Wrapper{open.Wrap}}

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"yunfan.io/yunfan/internal/action"
+	"yunfan.io/yunfan/internal/application"
 	"yunfan.io/yunfan/internal/member"
 	"yunfan.io/yunfan/internal/notification"
 	"yunfan.io/yunfan/internal/request"
@@ -52,7 +53,7 @@ func (a *overTime) add() ([]rest.Route, error) {
 	}
 	var engine *workflow.Engine // rollouts are among its actions, and wake their steps
 	rollouts, err := rollout.New(a.mgr, rollout.Options{
-		Traffic: a.traffic, Namespace: a.o.Namespace, Authorizer: a.absent.Authorizer,
+		Traffic: a.traffic, CheckQuota: application.CheckQuota(a.mgr.GetClient()), Namespace: a.o.Namespace, Authorizer: a.absent.Authorizer,
 		Wake: func(run types.NamespacedName, step string) { engine.Wake(run, step) },
 	})
 	if err != nil {
@@ -85,7 +86,7 @@ func (a *overTime) add() ([]rest.Route, error) {
 		a.mgr.GetWebhookServer().Register(path, hook)
 	}
 	views := &history.API{History: runs, Authorizer: a.absent.Authorizer, Actions: actions, Namespace: a.o.Namespace}
-	return slices.Concat(messages.Routes(), requests.Routes(), views.Routes()), nil
+	return slices.Concat(messages.Routes(), requests.Routes(), views.Routes(), rollouts.Routes()), nil
 }
 
 // used is what requests show to those who decide on them.
