@@ -46,9 +46,7 @@ func newTenant(t *testing.T) *tenant {
 	t.Helper()
 	testkit.StartManager(t, hub, func(mgr manager.Manager) error {
 		ports := &nodeport.Ports{Hub: mgr.GetClient(), Live: mgr.GetAPIReader(), Members: noMembers{}}
-		r := New(mgr, ports, true)
-		r.rollouts = true
-		return r.SetupWithManager(mgr)
+		return New(mgr, ports, true).SetupWithManager(mgr)
 	}, func(mgr manager.Manager) error {
 		return configuration.New(mgr).SetupWithManager(mgr)
 	}, cleanPartitions, roll)

@@ -224,9 +224,7 @@ func TestREL02_ServerDiesBeforeTheRollout(t *testing.T) {
 	serve := func(t *testing.T) {
 		testkit.StartManager(t, hub, func(mgr manager.Manager) error {
 			ports := &nodeport.Ports{Hub: mgr.GetClient(), Live: mgr.GetAPIReader(), Members: noMembers{}}
-			r := New(mgr, ports, true)
-			r.rollouts = true
-			return r.SetupWithManager(mgr)
+			return New(mgr, ports, true).SetupWithManager(mgr)
 		}, cleanPartitions)
 	}
 	var app *v1alpha1.Application
