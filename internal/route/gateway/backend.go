@@ -27,7 +27,7 @@ type server struct {
 	port    int32
 }
 
-// share is a server with its weight: percent of percent, so that all of a rule are 10000.
+// share is a server with its weight among the shares of a rule.
 type share struct {
 	server
 	weight int32
@@ -99,7 +99,23 @@ func (a *Application) shares(rule *v1alpha1.RouteRule, candidate int32) (shares 
 			shares = append(shares, share{server: next, weight: of, mirrors: a.mirrors(rule, v1alpha1.TrackCandidate)})
 		}
 	}
+	reduce(shares)
 	return shares, missing
+}
+
+// reduce makes the weights as small as they can be in proportion: people read them.
+func reduce(shares []share) {
+	divisor := int32(0)
+	for _, s := range shares {
+		a, b := divisor, s.weight
+		for b != 0 {
+			a, b = b, a%b
+		}
+		divisor = a
+	}
+	for i := range shares {
+		shares[i].weight /= divisor
+	}
 }
 
 // mirrors are who gets copies by the rule: of the same track, or else of the stable one.
