@@ -2,6 +2,8 @@ package edgetest
 
 import (
 	"bufio"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -78,7 +80,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	b.requests.Add(1)
 	if r.Header.Get("Upgrade") == "websocket" {
-		b.echo(w)
+		b.echo(w, r.Header.Get("Sec-Websocket-Key"))
 		return
 	}
 	query := r.URL.Query()
@@ -110,13 +112,16 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // echo upgrades a connection and sends back each line.
-func (b *backend) echo(w http.ResponseWriter) {
+func (b *backend) echo(w http.ResponseWriter, key string) {
 	conn, buffer, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer conn.Close()
-	fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	// What RFC 6455 wants to see of whoever understood the request; some load balancers look at it.
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+		base64.StdEncoding.EncodeToString(sum[:]))
 	lines := bufio.NewScanner(buffer)
 	for lines.Scan() {
 		fmt.Fprintf(conn, "%s says %s\n", b.name, lines.Text())
