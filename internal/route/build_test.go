@@ -145,20 +145,21 @@ func TestConflictsAreTold(t *testing.T) {
 
 func TestWeights(t *testing.T) {
 	given := func(n int32) *int32 { return &n }
-	ready := func(n int) share { return share{ready: n, wanted: n, known: true} }
+	ready := func(n int) share { return share{ready: n, wanted: n} }
 	cases := map[string]struct {
 		reason string
 		shares []share
 		want   []int
 	}{
 		"ByPods":      {"in proportion to ready pods", []share{ready(7), ready(3)}, []int{7, 3}},
-		"Given":       {"as the Route says", []share{{weight: given(70), ready: 1, known: true}, {weight: given(30), ready: 9, known: true}}, []int{70, 30}},
-		"Mixed":       {"a pod of a partition without weight gets as much as one with", []share{{weight: given(70), ready: 7, known: true}, ready(3)}, []int{70, 30}},
-		"NothingYet":  {"an open partition gets something before its status is there", []share{ready(4), {wanted: 2}}, []int{4, 2}},
-		"NothingHere": {"one where nothing is ready gets nothing while another is", []share{ready(4), {wanted: 2, known: true}}, []int{4, 0}},
-		"NoneReady":   {"if none is ready anywhere those that should be count", []share{{wanted: 2, known: true}, {wanted: 1, known: true}}, []int{2, 1}},
-		"OpenOnly":    {"pods of closed partitions keep none alive", []share{{ready: 4, wanted: 4, known: true, closed: true}, {wanted: 2, known: true}}, []int{4, 2}},
-		"Zero":        {"a weight of 0 sends nothing", []share{{weight: given(0), ready: 5, known: true}, ready(2)}, []int{0, 2}},
+		"Given":       {"as the Route says", []share{{weight: given(70), ready: 1}, {weight: given(30), ready: 9}}, []int{70, 30}},
+		"Mixed":       {"a pod of a partition without weight gets as much as one with", []share{{weight: given(70), ready: 7}, ready(3)}, []int{70, 30}},
+		"NothingHere": {"one where nothing is ready gets nothing while another is", []share{ready(4), {wanted: 2}}, []int{4, 0}},
+		"GivenInVain": {"also if the Route gives it a weight", []share{{weight: given(50), ready: 4}, {weight: given(50), wanted: 2}}, []int{50, 0}},
+		"GivenToAll":  {"the Route's weights stand where none is ready anywhere", []share{{weight: given(70), wanted: 4}, {weight: given(30), wanted: 2}}, []int{70, 30}},
+		"NoneReady":   {"if none is ready anywhere those that should be count", []share{{wanted: 2}, {wanted: 1}}, []int{2, 1}},
+		"OpenOnly":    {"pods of closed partitions keep none alive", []share{{ready: 4, wanted: 4, closed: true}, {wanted: 2}}, []int{4, 2}},
+		"Zero":        {"a weight of 0 sends nothing", []share{{weight: given(0), ready: 5}, ready(2)}, []int{0, 2}},
 		"Large":       {"weights stay in their bounds, and none becomes 0", []share{ready(50_000), ready(1)}, []int{1000, 1}},
 	}
 	for name, tc := range cases {

@@ -107,7 +107,6 @@ func componentsOf(r *v1alpha1.Route, application string) (names []string) {
 type share struct {
 	weight        *int32 // that the Route gives
 	ready, wanted int    // pods
-	known         bool   // how many are ready
 	closed        bool
 }
 
@@ -123,7 +122,7 @@ func ownWeight(r *v1alpha1.Route, partition string) *int32 {
 // shareOf a Delivery. Of its tracks the one with most ready pods counts: while two revisions run, neither the old nor the
 // new one counts twice.
 func shareOf(d *v1alpha1.Delivery, components []string, weight *int32, closed bool) share {
-	s := share{weight: weight, closed: closed, wanted: 1, known: len(d.Status.Tracks) > 0}
+	s := share{weight: weight, closed: closed, wanted: 1}
 	for i := range d.Status.Tracks {
 		ready := 0
 		for j := range d.Status.Tracks[i].Components {
@@ -143,31 +142,26 @@ func shareOf(d *v1alpha1.Delivery, components []string, weight *int32, closed bo
 	return s
 }
 
-// pods that count: those that are ready, or those that should be where that is not known, and everywhere if none is ready
-// in any partition that is open.
-func pods(shares []share) []int {
-	out, ready := make([]int, len(shares)), 0
+// pods that count: those that are ready. If none is in any open partition, those that should be.
+func pods(shares []share) (count []int, some bool) {
+	count = make([]int, len(shares))
 	for i, s := range shares {
-		out[i] = s.ready
-		if !s.known {
-			out[i] = s.wanted
-		}
-		if !s.closed {
-			ready += out[i]
-		}
+		count[i] = s.ready
+		some = some || s.ready > 0 && !s.closed
 	}
 	for i, s := range shares {
-		if ready == 0 {
-			out[i] = s.wanted
+		if !some {
+			count[i] = s.wanted
 		}
 	}
-	return out
+	return count, some
 }
 
-// weights shares the requests: as the Route says, and by ready pods where it says nothing. A pod of a partition without
+// weights shares the requests: as the Route says, and by ready pods where it says nothing. Where no pod is ready, or was ever
+// seen, nothing is sent as long as one is ready elsewhere: the answer could only be an error. A pod of a partition without
 // a weight gets as much as one of those with a weight gets on the average.
 func weights(shares []share) []int {
-	count := pods(shares)
+	count, some := pods(shares)
 	given, givenPods := 0, 0
 	for i, s := range shares {
 		if s.weight != nil {
@@ -183,6 +177,9 @@ func weights(shares []share) []int {
 		exact[i] = float64(count[i]) * perPod
 		if s.weight != nil {
 			exact[i] = float64(*s.weight)
+		}
+		if some && s.ready == 0 {
+			exact[i] = 0
 		}
 		most = max(most, exact[i])
 	}
