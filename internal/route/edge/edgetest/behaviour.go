@@ -233,7 +233,7 @@ func webSockets(w *world) {
 }
 
 func health(w *world) {
-	quick := func(p *table.Pool) { p.Health.Interval, p.Health.Failures = 200*time.Millisecond, 2 }
+	quick := func(p *table.Pool) { p.Health.Interval, p.Health.Failures = 300*time.Millisecond, 5 }
 	w.serve(w.pool(quick))
 	w.Eventually(func() bool { return w.target("edu-a.beijing").Up && w.target("edu-b.shanghai").Up }).
 		WithTimeout(patience).Should(BeTrue())
