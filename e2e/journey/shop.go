@@ -45,7 +45,10 @@ func (j *Journey) Shop(replicas int32, changes ...Change) *Shop {
 	}
 	s := &Shop{Journey: j, Host: j.Tenant + ".example.com"}
 	s.App = j.Application("web", In("bj1", "bj2", "sh"), Users("web", "v1", append([]Change{Replicas(replicas)}, changes...)...))
-	s.Route = j.RouteTo("web", s.Host, "web", "web")
+	s.Route = j.RouteTo("web", s.Host, "web", "web", func(r *v1alpha1.RouteSpec) {
+		// Probes that are late because the machine is busy close no partition.
+		r.Health = &v1alpha1.RouteHealth{Path: "/readyz", Failures: 10}
+	})
 	j.Ready(s.App)
 	j.RouteReady(s.Route)
 	l := s.Load(0)

@@ -20,6 +20,7 @@ const (
 	maxLines = 200
 	// maxError bounds the text of one failure, in bytes.
 	maxError = 400
+	kept     = " (kept connection)"
 )
 
 // Who answered.
@@ -211,7 +212,7 @@ func (r *Report) Timeline(events ...Event) string {
 			text += fmt.Sprintf(" (%s of %s)", f.Who.Version, f.Who.Partition)
 		}
 		if f.Reused {
-			text += " (kept connection)"
+			text += kept
 		}
 		all = append(all, Event{At: f.At, Text: "FAILED " + f.Kind + " after " + f.Took.Round(time.Second/100).String() + ": " + text})
 	}
@@ -249,6 +250,7 @@ func alike(a, b string) bool {
 	}
 	plain := func(s string) string {
 		_, s, _ = strings.Cut(s, ": ")
+		s = strings.TrimSuffix(s, kept)
 		return strings.Map(func(r rune) rune {
 			if r >= '0' && r <= '9' {
 				return -1
