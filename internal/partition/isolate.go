@@ -154,6 +154,7 @@ func (n *network) of(own string, clusters []v1alpha1.Cluster) isolation.Surround
 			}
 			_ = hash.WriteByte(1)
 		}
+		_, _ = fmt.Fprint(&hash, clusters[i].Spec.Gateway.Mode, clusters[i].Spec.Gateway.Port())
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -187,6 +188,9 @@ func parse(own string, clusters []v1alpha1.Cluster) isolation.Surroundings {
 				out.Closed = append(out.Closed, netip.PrefixFrom(server.Addr(), server.Addr().BitLen()))
 			}
 		}
+		if gateway := &clusters[i].Spec.Gateway; gateway.Mode == v1alpha1.GatewayManaged {
+			out.Gateways = append(out.Gateways, gateway.Port())
+		}
 		prefixes(&out.Nodes, of.Nodes)
 		prefixes(&out.Pods, of.Pods)
 		unknown = unknown || clusters[i].Name == own && len(of.Pods) == 0
@@ -195,6 +199,8 @@ func parse(own string, clusters []v1alpha1.Cluster) isolation.Surroundings {
 		out.Pods = nil
 	}
 	out.Closed = join(out.Closed)
+	slices.Sort(out.Gateways)
+	out.Gateways = slices.Compact(out.Gateways)
 	out.Nodes, out.Pods = member.Aggregate(out.Nodes, maxPrefixes), member.Aggregate(out.Pods, maxPrefixes)
 	return out
 }

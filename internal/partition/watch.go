@@ -109,7 +109,7 @@ func partitionChanged(was, is client.Object) bool {
 // networkChanged leaves out what policies do not name.
 func networkChanged(was, is client.Object) bool {
 	before, after := was.(*v1alpha1.Cluster), is.(*v1alpha1.Cluster)
-	return !equality.Semantic.DeepEqual(before.Status.Network, after.Status.Network) ||
+	return before.Spec.Gateway != after.Spec.Gateway || !equality.Semantic.DeepEqual(before.Status.Network, after.Status.Network) ||
 		!equality.Semantic.DeepEqual(before.Spec.ExternalIPs, after.Spec.ExternalIPs)
 }
 

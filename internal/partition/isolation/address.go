@@ -22,8 +22,24 @@ type portRange struct{ first, last int32 }
 // controller manager, scheduler and cloud controller manager. In ascending order.
 var managementPorts = []portRange{{22, 22}, {2379, 2382}, {6443, 6443}, {9345, 9345}, {10248, 10260}}
 
-// addresses are those that pods may not reach: closed ones not at all, nodes not on their management ports.
-type addresses struct{ closed, nodes []netip.Prefix }
+// addresses are those that pods may not reach: closed ones not at all, nodes not on their management ports, nor where
+// gateways answer edges. A gateway brings whoever gets there to pods of any tenant.
+type addresses struct {
+	closed, nodes []netip.Prefix
+	gateways      []int32 // in ascending order
+}
+
+// ports of nodes that are closed, in ascending order.
+func (a *addresses) ports() []portRange {
+	out := slices.Clone(managementPorts)
+	for _, g := range a.gateways {
+		if !slices.ContainsFunc(out, func(r portRange) bool { return r.first <= g && g <= r.last }) {
+			out = append(out, portRange{g, g})
+		}
+	}
+	slices.SortFunc(out, func(a, b portRange) int { return int(a.first - b.first) })
+	return out
+}
 
 // limit gives rules that allow what a rule allows, without what pods may not reach. Pods are reached by selectors, and
 // by addresses as far as these are no node's.
@@ -38,13 +54,13 @@ func (a *addresses) limit(rule networkingv1.NetworkPolicyEgressRule) []networkin
 			open = append(open, peer)
 			continue
 		}
-		if without, ok := subtract(peer.IPBlock, a.closed, a.nodes); ok {
-			open = append(open, without)
+		if rest, ok := subtract(peer.IPBlock, a.closed, a.nodes); ok {
+			open = append(open, rest)
 		}
 		for _, node := range a.nodes {
 			if shared, ok := intersect(peer.IPBlock, node); ok {
-				if without, ok := subtract(shared, a.closed); ok {
-					nodes = append(nodes, without)
+				if rest, ok := subtract(shared, a.closed); ok {
+					nodes = append(nodes, rest)
 				}
 			}
 		}
@@ -53,7 +69,7 @@ func (a *addresses) limit(rule networkingv1.NetworkPolicyEgressRule) []networkin
 	if len(open) > 0 { // a rule without peers would allow everything
 		rules = append(rules, networkingv1.NetworkPolicyEgressRule{To: open, Ports: rule.Ports})
 	}
-	if ports := withoutManagement(rule.Ports); len(nodes) > 0 && len(ports) > 0 {
+	if ports := without(rule.Ports, a.ports()); len(nodes) > 0 && len(ports) > 0 {
 		rules = append(rules, networkingv1.NetworkPolicyEgressRule{To: nodes, Ports: ports})
 	}
 	return rules
@@ -100,10 +116,10 @@ func intersect(b *networkingv1.IPBlock, r netip.Prefix) (*networkingv1.IPBlock, 
 	return out, true
 }
 
-// withoutManagement gives the ports without management ports; all others if none is named. Named ports are pods'.
-func withoutManagement(ports []networkingv1.NetworkPolicyPort) []networkingv1.NetworkPolicyPort {
+// without gives the ports without closed ones; all others if none is named. Named ports are pods'.
+func without(ports []networkingv1.NetworkPolicyPort, closed []portRange) []networkingv1.NetworkPolicyPort {
 	if len(ports) == 0 {
-		return slices.Concat(between(corev1.ProtocolTCP, 1, 65535),
+		return slices.Concat(between(closed, 1, 65535),
 			[]networkingv1.NetworkPolicyPort{{Protocol: new(corev1.ProtocolUDP)}, {Protocol: new(corev1.ProtocolSCTP)}})
 	}
 	var out []networkingv1.NetworkPolicyPort
@@ -112,32 +128,32 @@ func withoutManagement(ports []networkingv1.NetworkPolicyPort) []networkingv1.Ne
 		case p.Protocol != nil && *p.Protocol != corev1.ProtocolTCP:
 			out = append(out, p)
 		case p.Port == nil:
-			out = append(out, between(corev1.ProtocolTCP, 1, 65535)...)
+			out = append(out, between(closed, 1, 65535)...)
 		case p.Port.Type == intstr.Int:
 			last := p.Port.IntVal
 			if p.EndPort != nil {
 				last = *p.EndPort
 			}
-			out = append(out, between(corev1.ProtocolTCP, p.Port.IntVal, last)...)
+			out = append(out, between(closed, p.Port.IntVal, last)...)
 		}
 	}
 	return out
 }
 
-// between gives the ports of a range without management ports, as ranges.
-func between(protocol corev1.Protocol, first, last int32) []networkingv1.NetworkPolicyPort {
+// between gives the TCP ports of a range without closed ones, as ranges.
+func between(not []portRange, first, last int32) []networkingv1.NetworkPolicyPort {
 	var out []networkingv1.NetworkPolicyPort
 	add := func(first, last int32) {
 		if first > last {
 			return
 		}
-		p := port(protocol, intstr.FromInt32(first))
+		p := port(corev1.ProtocolTCP, intstr.FromInt32(first))
 		if last > first {
 			p.EndPort = &last
 		}
 		out = append(out, p)
 	}
-	for _, closed := range managementPorts {
+	for _, closed := range not {
 		if closed.last < first || closed.first > last {
 			continue
 		}

@@ -23,6 +23,8 @@ type Surroundings struct {
 	Closed []netip.Prefix
 	// Nodes of all clusters. Their management ports are closed.
 	Nodes []netip.Prefix
+	// Gateways are the ports at which nodes of any cluster answer edges, in ascending order. They are closed, too.
+	Gateways []int32
 	// Pods are the ranges of pods' addresses. Without them nothing can be published to outside.
 	Pods []netip.Prefix
 	// Services of the partition's namespace.
@@ -40,7 +42,7 @@ func Policies(p *v1alpha1.Partition, s *Surroundings) (map[string]networkingv1.N
 	for _, server := range s.APIServers {
 		closed = append(closed, single(server.Addr()))
 	}
-	protected := &addresses{closed: closed, nodes: s.Nodes}
+	protected := &addresses{closed: closed, nodes: s.Nodes, gateways: s.Gateways}
 	for i := range p.Spec.NetworkPolicies {
 		own := &p.Spec.NetworkPolicies[i]
 		spec, err := custom(&own.Spec, p.Namespace, protected)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -330,6 +331,31 @@ ingress:
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("ingress %q (-want +got):\n%s", level, diff)
 		}
+	}
+}
+
+// TestNET09_PortsOfGateways closes to pods the ports at which nodes answer edges, of any cluster.
+func TestNET09_PortsOfGateways(t *testing.T) {
+	s := surroundings()
+	open := func() []string {
+		var out []string
+		for _, rule := range made(t, partition(), s)["yunfan-egress"].Egress {
+			for _, p := range rule.Ports {
+				if *p.Protocol == corev1.ProtocolTCP && p.Port != nil && p.EndPort != nil {
+					out = append(out, p.Port.String()+"-"+strconv.Itoa(int(*p.EndPort)))
+				}
+			}
+		}
+		return out
+	}
+	before := []string{"1-21", "23-2378", "2383-6442", "6444-9344", "9346-10247", "10261-65535"}
+	if diff := cmp.Diff(before, open()); diff != "" {
+		t.Errorf("without gateways (-want +got):\n%s", diff)
+	}
+	s.Gateways = []int32{10250, 30080, 30081}
+	after := []string{"1-21", "23-2378", "2383-6442", "6444-9344", "9346-10247", "10261-30079", "30082-65535"}
+	if diff := cmp.Diff(after, open()); diff != "" {
+		t.Errorf("with gateways (-want +got):\n%s", diff)
 	}
 }
 
