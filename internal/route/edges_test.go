@@ -138,6 +138,8 @@ func TestTrafficReadyIsWhatEdgesSee(t *testing.T) {
 	}
 	s.set(func(s *standIn) { s.down = nil })
 	g.Eventually(trafficReady(t, p1), patience).Should(Equal("True Ready "))
+	s.set(func(s *standIn) { s.silent = true })
+	g.Eventually(trafficReady(t, p1), patience).Should(HavePrefix("Unknown NoEdge no edge tells of it"), "what was seen last is not what is")
 }
 
 func TestADeliveryThatIsHealthyAgainIsOpened(t *testing.T) {

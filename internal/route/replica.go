@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -178,11 +179,14 @@ func (r *replica) pause() time.Duration {
 func (r *replica) fail(why string) {
 	e := r.edges
 	e.mu.Lock()
-	known := r.failure == why
+	known, c := r.failure == why, changes{edge: r.key.edge}
+	if r.failure == "" {
+		c = e.everything(r.key.edge)
+	}
 	r.failure = why
 	e.mu.Unlock()
 	if !known {
-		e.changed(changes{edge: r.key.edge})
+		e.changed(c)
 	}
 }
 
@@ -199,6 +203,9 @@ func (r *replica) note(state *table.State) {
 	}
 	r.count(state)
 	changed := e.differences(r.key.edge, &before, state)
+	if wasSilent {
+		changed = e.everything(r.key.edge)
+	}
 	essence := essenceOf(state)
 	same := essence == r.essence && !wasSilent
 	r.essence = essence
@@ -279,6 +286,16 @@ func (e *Edges) differences(edgeName string, before, after *table.State) changes
 		}
 	}
 	c.routes, c.partitions = keys(routes), keys(partitions)
+	return c
+}
+
+// everything is concerned when a replica is silent, or speaks again.
+func (e *Edges) everything(edgeName string) changes {
+	c := changes{edge: edgeName}
+	if e.newest != nil {
+		c.routes = slices.Collect(maps.Keys(e.newest.routes))
+		c.partitions = slices.Collect(maps.Values(e.newest.partitions))
+	}
 	return c
 }
 
