@@ -80,7 +80,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	b.requests.Add(1)
 	if r.Header.Get("Upgrade") == "websocket" {
-		b.echo(w, r.Header.Get("Sec-Websocket-Key"))
+		b.echo(w, r.Header.Get("Sec-WebSocket-Key"))
 		return
 	}
 	query := r.URL.Query()
