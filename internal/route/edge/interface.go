@@ -90,13 +90,17 @@ func (a *agent) putTable(w http.ResponseWriter, r *http.Request) {
 func (a *agent) getState(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), stateTimeout)
 	defer cancel()
+	var content []byte
 	state, err := a.state(ctx)
+	if err == nil {
+		content, err = json.Marshal(state)
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(state) // who went away needs no answer
+	_, _ = w.Write(content) // who went away needs no answer
 }
 
 // decode reads one document of JSON to its end. What is not known is refused: it would be left out in silence.

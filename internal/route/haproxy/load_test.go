@@ -32,11 +32,11 @@ import (
 // load makes requests until it is stopped, some on connections that are kept, some on new ones, some of 2 s. It never tries
 // again: its requests have bodies that can be read once.
 type load struct {
-	wg                sync.WaitGroup
-	stop              context.CancelFunc
-	done, lost, reuse atomic.Int64
-	mu                sync.Mutex
-	problems          []string
+	wg         sync.WaitGroup
+	stop       context.CancelFunc
+	done, lost atomic.Int64
+	mu         sync.Mutex
+	problems   []string
 }
 
 func startLoad(t *testing.T, d *Driver, host string, workers int) *load {
