@@ -17,7 +17,11 @@ import (
 func (c *compiler) build() error {
 	whole := &wave{number: 0}
 	c.notice()
-	c.own(whole, "begin", "开始 Begin", "begin")
+	if c.simple() {
+		c.own(whole, "begin", "开始 Begin", "begin", "moves", true, "from", c.spec.From)
+	} else {
+		c.own(whole, "begin", "开始 Begin", "begin")
+	}
 	c.steps[len(c.steps)-1].Compensate = &v1alpha1.StepCompensation{Action: "rollout.return", With: with(
 		"rollout", c.name, "uid", c.uid, "from", c.spec.From, "waves", "${{ inputs.order }}", "rolling", !c.drained && !c.emptied())}
 	if err := c.hooks("before", "发布前 Before", c.strategy.Before); err != nil {
@@ -35,6 +39,11 @@ func (c *compiler) build() error {
 		c.own(whole, "end", "结束 End", "finish")
 	}
 	return nil
+}
+
+// simple says whether all partitions change in place at once: most rollouts do, and they are to be quick.
+func (c *compiler) simple() bool {
+	return !c.parallel && !c.drained && len(c.waves) == 1 && len(c.strategy.Before) == 0
 }
 
 // mixed says whether some components run side by side and others, which cannot, change too.

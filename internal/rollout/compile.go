@@ -26,6 +26,8 @@ type program struct {
 	definition v1alpha1.WorkflowSpec
 	inputs     map[string]json.RawMessage
 	plan       []string
+	// quick says that it need not be known what will be done before it is: nobody notices anything.
+	quick bool
 	// beside are the numbers of pods of second tracks, by partition; empty if none runs.
 	beside map[string]map[string]int32
 }
@@ -74,7 +76,7 @@ func compile(o *v1alpha1.Rollout, f *facts) (*program, error) {
 	if len(c.steps) > mostSteps {
 		return nil, fmt.Errorf("it needs %d steps, and a run has at most %d: let several partitions move together, in strategy.order.waves", len(c.steps), mostSteps)
 	}
-	p := &program{plan: c.plan, definition: v1alpha1.WorkflowSpec{
+	p := &program{plan: c.plan, quick: c.simple() && c.strategy.Notice == nil, definition: v1alpha1.WorkflowSpec{
 		DisplayName: cutText("发布 Rollout "+o.Spec.Application, longestName), Steps: c.steps, OnFailure: v1alpha1.OnFailureCompensate,
 		Inputs: []v1alpha1.WorkflowInput{
 			{Name: "waves", Type: v1alpha1.TypeList, Required: true, Description: "Partitions of steps"},

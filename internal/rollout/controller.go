@@ -212,12 +212,19 @@ func (r *Rollouts) begin(ctx context.Context, o *v1alpha1.Rollout) (time.Duratio
 			Partition: f.partitions[i].name, Cluster: f.partitions[i].cluster, Phase: v1alpha1.RolloutPartitionWaiting,
 		})
 	}
+	if p.quick {
+		if err := r.start(ctx, o, p); err != nil {
+			return 0, err
+		}
+	}
 	// What will be done is written before anything is. A status made from a cache that is behind is refused by the hub.
 	if err := r.tell(ctx, before, o); err != nil {
 		return 0, err
 	}
-	if err := r.start(ctx, o, p); err != nil {
-		return 0, err
+	if !p.quick {
+		if err := r.start(ctx, o, p); err != nil {
+			return 0, err
+		}
 	}
 	return 0, r.trim(ctx, o)
 }

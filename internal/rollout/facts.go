@@ -77,7 +77,7 @@ func (r *Rollouts) facts(ctx context.Context, o *v1alpha1.Rollout) (*facts, erro
 	if f.routed, err = r.routed(ctx, o); err != nil {
 		return nil, err
 	}
-	if origin := f.origin(); origin != "" && origin != o.Spec.From {
+	if origin := f.origin(); origin != "" && origin != o.Spec.From && origin != o.Spec.To {
 		o.Spec.From = origin
 		if f.from, err = r.revisionOf(ctx, o.Namespace, origin); client.IgnoreNotFound(err) != nil {
 			return nil, err

@@ -9,9 +9,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"yunfan.io/yunfan/api/v1alpha1"
+	"yunfan.io/yunfan/internal/action"
 	"yunfan.io/yunfan/internal/testkit"
 )
 
@@ -220,5 +222,31 @@ func TestAUD03_EachStepHasStartEndActorAndResult(t *testing.T) {
 		if st.StartTime == nil || st.FinishTime == nil || st.Actor != "yunfan:li" || st.Phase != v1alpha1.StepSucceeded {
 			t.Errorf("step %s: %+v", st.Name, st)
 		}
+	}
+}
+
+// Whoever aborts a rollout while its first step has moved half of the partitions gets all of them back.
+func TestBeginningIsTakenBack(t *testing.T) {
+	w := newWorld(t)
+	w.app("shop", two)
+	o := w.release("shop", "v2", []string{"bj", "sh"}, v1alpha1.Strategy{})
+	r := &Rollouts{Options: Options{Traffic: w}, client: hub.Client, reader: hub.Client}
+	for _, a := range r.Actions() {
+		if b, ok := a.(*beginning); ok {
+			call := &action.Call{
+				Run: types.NamespacedName{Namespace: w.tenant, Name: "run"}, Started: time.Now(), Log: t.Logf, Fence: func(context.Context) error { return nil },
+				Inputs: with("rollout", o.Name, "uid", string(o.UID), "partitions", []string{"bj"}, "moves", true),
+			}
+			out, err := b.Run(t.Context(), call)
+			if moved := short(&specOf(t, w.tenant, "shop", "bj").Spec); err != nil || !out.Done || moved != "v2" {
+				t.Fatalf("beginning: %+v, %v, at %s", out, err, moved)
+			}
+			if out, err = b.Stop(t.Context(), call); err != nil || !out.Done {
+				t.Fatalf("taking it back: %+v, %v", out, err)
+			}
+		}
+	}
+	if back := short(&specOf(t, w.tenant, "shop", "bj").Spec); back != "v1" {
+		t.Errorf("the partition is at %s", back)
 	}
 }

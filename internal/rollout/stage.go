@@ -44,6 +44,8 @@ type input struct {
 	Waves [][]string `json:"waves"`
 	// Rolling says that what is changed in place may go on with its requests.
 	Rolling bool `json:"rolling"`
+	// Moves says that the first step moves partitions, too.
+	Moves bool `json:"moves"`
 	// From is the revision that ran before.
 	From string `json:"from"`
 	// Closed is when the partitions were closed.

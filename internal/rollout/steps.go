@@ -72,7 +72,9 @@ func (r *Rollouts) step(name, summary string, timeout time.Duration, do does, in
 }
 
 func (r *Rollouts) actions() []action.Action {
-	begin := r.step("begin", "Begins a rollout. When that is undone, every partition is brought back.", action.DefaultTimeout, begin)
+	begin := r.step("begin", "Begins a rollout. When that is undone, every partition is brought back.", action.DefaultTimeout, begin,
+		action.Field{Name: "moves", Type: v1alpha1.TypeBoolean, Doc: "Partitions get the new revision in place at once; the next step waits for it."},
+		action.Field{Name: "from", Type: v1alpha1.TypeString, Doc: "The revision that ran before."})
 	finish := r.step("finish", "Gives partitions that could not be reached the revision that has won.", action.DefaultTimeout, catchUp)
 	begin.all, finish.all = true, true
 	shut := r.step("close", "Brings partitions no new requests, and waits until no edge and no gateway does.", action.DefaultTimeout, shut)
@@ -101,7 +103,7 @@ func (r *Rollouts) actions() []action.Action {
 		return map[string]any{"before": before}, err
 	}
 	return []action.Action{
-		begin, shut, reopen, divide, finish, count,
+		&beginning{begin}, shut, reopen, divide, finish, count,
 		r.step("drain", "Waits until no request is under way in partitions, or the strategy's time for that has passed.", longestDrain, drain),
 		r.step("stop", "Waits until no request is under way in partitions, or the strategy's time for that has passed, and ends their pods.", longestDrain, stop),
 		rise,
@@ -116,16 +118,49 @@ const longestDrain = 90 * time.Minute
 
 func nothing(context.Context, *stage, *v1alpha1.Delivery) (string, error) { return "", nil }
 
-// begin opens partitions that an earlier rollout has put aside and that answer by now.
+// beginning is the first step. It ends well once it has been called, so that it is undone.
+type beginning struct {
+	*step
+}
+
+// Run begins. Nobody can stop it in the middle: half of it would never be undone.
+func (b *beginning) Run(ctx context.Context, call *action.Call) (action.Outcome, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
+	defer cancel()
+	return b.step.Run(ctx, call)
+}
+
+// Stop takes back what a server has begun that ended in the middle of it.
+func (b *beginning) Stop(ctx context.Context, call *action.Call) (action.Outcome, error) {
+	s, err := b.open(ctx, call, true)
+	if err != nil {
+		return later(err)
+	}
+	s.all = true
+	_, err = s.each(ctx, s.in.Partitions, func(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error) {
+		if !s.in.Moves || !is(&d.Spec, s.rollout.Spec.To) {
+			return "", nil
+		}
+		return "", s.write(ctx, d, inPlace(s.from(), s.resting))
+	})
+	if err != nil {
+		return later(err)
+	}
+	return action.Done(nil), nil
+}
+
+// begin opens partitions that an earlier rollout has put aside and that answer by now, and moves them if that is all there
+// is to do.
 func begin(ctx context.Context, s *stage, d *v1alpha1.Delivery) (string, error) {
-	if !aside(d) || s.unreachable(d) {
-		return "", nil
-	}
-	if lacks, _ := unhealthy(d); lacks != "" {
-		return "", nil
-	}
-	err := s.write(ctx, d, opened)
-	return "", err
+	lacks, _ := unhealthy(d)
+	return "", s.write(ctx, d, func(spec *v1alpha1.DeliverySpec) {
+		if aside(d) && !s.unreachable(d) && lacks == "" {
+			opened(spec)
+		}
+		if s.in.Moves && !aside(d) && !s.unreachable(d) {
+			inPlace(s.rollout.Spec.To, s.resting)(spec)
+		}
+	})
 }
 
 // catchUp gives a partition that was put aside, or that came back when the others had moved already, what has won.
