@@ -155,8 +155,7 @@ func (t *Traffic) waiting(ctx context.Context, s *scene, newest ...*v1alpha1.Del
 
 // orLost makes of the error of a member that has stopped answering that it does not answer.
 func (s *scene) orLost(waiting string, err error) (string, error) {
-	var lost *member.NotAnsweringError
-	if errors.As(err, &lost) {
+	if _, lost := errors.AsType[*member.NotAnsweringError](err); lost {
 		return s.lost(), nil
 	}
 	return waiting, err

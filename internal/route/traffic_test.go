@@ -87,7 +87,7 @@ func TestCountersThatBecomeLess(t *testing.T) {
 		tr.remember(d, v1alpha1.TrackStable, &s)
 		told = append(told, s.Restarted)
 	}
-	if got, want := strings.Join(told, " "), "a@1 a@1 a@1+1 a@1+1 a@1+2"; got != want {
+	if got, want := strings.Join(told, ", "), "a@1, a@1, a@1+1, a@1+1, a@1+2"; got != want { //nolint:dupword // told twice
 		t.Errorf("told %s, want %s", got, want)
 	}
 }

@@ -208,8 +208,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 	}
 	again, err := r.converge(ctx, r.record(p), cluster, p, objects)
-	var lost *member.NotAnsweringError
-	if errors.As(err, &lost) {
+	if _, lost := errors.AsType[*member.NotAnsweringError](err); lost {
 		return ctrl.Result{}, nil
 	}
 	return ctrl.Result{RequeueAfter: again}, err

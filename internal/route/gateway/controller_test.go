@@ -21,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/member"
@@ -340,7 +339,7 @@ func TestFaults(t *testing.T) {
 
 	routes := func() *unstructured.Unstructured {
 		list := &unstructured.UnstructuredList{}
-		list.SetGroupVersionKind(gatewayv1.SchemeGroupVersion.WithKind("HTTPRouteList"))
+		list.SetGroupVersionKind(kindHTTPRoute.GroupVersion().WithKind("HTTPRouteList"))
 		if err := beijing.Client.List(t.Context(), list, client.InNamespace(w.ns()), client.MatchingLabels{LabelRoute: "shop"}); err != nil || len(list.Items) != 1 {
 			t.Fatalf("%v: %d HTTPRoutes of the Route", err, len(list.Items))
 		}

@@ -139,10 +139,10 @@ func (g *Gateways) Count(ctx context.Context, m *member.Member, in *Input, appli
 			return nil, fmt.Errorf("reading the metrics of %s: %w", where, err)
 		}
 		start := families[metricBegan]
-		if start == nil || len(start.Metric) == 0 {
+		if start == nil || len(start.GetMetric()) == 0 {
 			return nil, fmt.Errorf("reading the metrics of %s: %w", where, errors.New("it does not say when it began"))
 		}
-		began = append(began, fmt.Sprintf("%s@%.2f", pods[i].Name, start.Metric[0].GetGauge().GetValue()))
+		began = append(began, fmt.Sprintf("%s@%.2f", pods[i].Name, start.GetMetric()[0].GetGauge().GetValue()))
 		c.add(families)
 	}
 	out := &Counters{Requests: c.requests, Failures: c.failures, Began: strings.Join(began, ",")}

@@ -131,7 +131,7 @@ func TestHostileRoute(t *testing.T) {
 func TestLargestRoute(t *testing.T) {
 	s := newScene(t)
 	var chosen []v1alpha1.RouteMatch
-	for _, value := range strings.Split("abcdefgh", "") {
+	for value := range strings.SplitSeq("abcdefgh", "") {
 		chosen = append(chosen, v1alpha1.RouteMatch{Cookies: []v1alpha1.ValueMatch{{Name: "kind", Value: value}}})
 	}
 	s.application("shop", "web").beside("abc", v1alpha1.Traffic{Weight: 10, Matches: chosen})
