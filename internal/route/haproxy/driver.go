@@ -377,7 +377,8 @@ func (d *Driver) spare(ctx context.Context, old int) error {
 	}
 }
 
-// rememberDown tells the new worker which servers do not answer: it would take all for well until it has asked them.
+// rememberDown tells the new worker which servers do not answer, for it would take all for well until it has asked them,
+// and which do: it would give up at the first failure what it knows nothing of, and not after as many as the pool allows.
 func (d *Driver) rememberDown(ctx context.Context, pid int, p *plan) error {
 	answer, err := d.master.worker(ctx, pid, "show servers state")
 	if err != nil {
@@ -394,7 +395,7 @@ func (d *Driver) rememberDown(ctx context.Context, pid int, p *plan) error {
 			continue
 		}
 		given, there := p.weights[fields[backend]][fields[name]]
-		if fields[state] == "0" && there {
+		if (fields[state] == "0" || fields[state] == "2") && there {
 			fields[weight] = fmt.Sprint(given)
 			fields[initial] = fields[weight]
 			kept.WriteString(strings.Join(fields, " ") + "\n")
