@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 	"yunfan.io/yunfan/internal/action"
@@ -42,7 +41,7 @@ func hook(spec *corev1.PodSpec) {
 // situations are what strategies are compiled with.
 func situations() map[string]facts {
 	web, database := workload("web", v1alpha1.WorkloadDeployment), workload("db", v1alpha1.WorkloadStatefulSet)
-	make := func(routed bool, partitions []place, components ...v1alpha1.Component) facts {
+	given := func(routed bool, partitions []place, components ...v1alpha1.Component) facts {
 		before := &v1alpha1.ApplicationRevision{Spec: v1alpha1.ApplicationRevisionSpec{Components: components}}
 		after := before.DeepCopy()
 		for i := range after.Spec.Components {
@@ -57,25 +56,25 @@ func situations() map[string]facts {
 	}
 	lost := slices.Clone(three)
 	lost[2].reachable = false
-	same := make(true, three, web, database)
+	same := given(true, three, web, database)
 	same.to.Spec.Components[1].Template.Spec.Containers[0].Image = ""
 	return map[string]facts{
-		"one partition":                    make(true, one, web),
-		"three partitions":                 make(true, three, web),
-		"one of three unreachable":         make(true, lost, web),
-		"three with a database":            make(true, three, web, database),
+		"one partition":                    given(true, one, web),
+		"three partitions":                 given(true, three, web),
+		"one of three unreachable":         given(true, lost, web),
+		"three with a database":            given(true, three, web, database),
 		"three with a database that stays": same,
-		"one with a database":              make(true, one, web, database),
-		"three with nothing but databases": make(true, three, database),
-		"three with hooks of their own":    make(true, three, workload("web", v1alpha1.WorkloadDeployment, hook)),
-		"one with a hook of its own":       make(true, one, workload("web", v1alpha1.WorkloadDeployment, hook)),
+		"one with a database":              given(true, one, web, database),
+		"three with nothing but databases": given(true, three, database),
+		"three with hooks of their own":    given(true, three, workload("web", v1alpha1.WorkloadDeployment, hook)),
+		"one with a hook of its own":       given(true, one, workload("web", v1alpha1.WorkloadDeployment, hook)),
 	}
 }
 
 func strategies() map[string]v1alpha1.Strategy {
 	minute := &metav1.Duration{Duration: time.Minute}
 	gates := []v1alpha1.Gate{
-		{Name: "requests", Requests: &v1alpha1.RequestsGate{SuccessPercent: ptr.To(int32(99))}},
+		{Name: "requests", Requests: &v1alpha1.RequestsGate{SuccessPercent: new(int32(99))}},
 		{Name: "errors", Prometheus: &v1alpha1.PrometheusGate{URL: "http://prometheus:9090/", Query: `sum(rate(errors[1m])) ${{ x }}`, Max: "0.1"}},
 		{Name: "smoke", HTTP: &v1alpha1.HTTPGate{URL: "http://smoke/test"}},
 		{Name: "boss", Approval: &v1alpha1.ApprovalGate{}},

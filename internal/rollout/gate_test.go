@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/utils/ptr"
-
 	"yunfan.io/yunfan/api/v1alpha1"
 )
 
@@ -26,7 +24,7 @@ func TestRequestsAreJudged(t *testing.T) {
 	}{
 		"Good":    {"what failed before does not count", v1alpha1.RequestsGate{}, now(1000, 10, 0), 0, true, ""},
 		"Bad":     {"one more than one of a hundred", v1alpha1.RequestsGate{}, now(1000, 11, 0), 0, false, "98.90%"},
-		"Lenient": {"the strategy says how many", v1alpha1.RequestsGate{SuccessPercent: ptr.To(int32(90))}, now(1000, 100, 0), 0, true, ""},
+		"Lenient": {"the strategy says how many", v1alpha1.RequestsGate{SuccessPercent: new(int32(90))}, now(1000, 100, 0), 0, true, ""},
 		"Slow":    {"more than five of a hundred take longer", v1alpha1.RequestsGate{Latency: moment(100 * time.Millisecond)}, now(1000, 0, 51), 0, false, "took longer"},
 		"Fast":    {"five of a hundred may", v1alpha1.RequestsGate{Latency: moment(100 * time.Millisecond)}, now(1000, 0, 50), 0, true, ""},
 		"Bound":   {"what lies between two bounds is taken for slow", v1alpha1.RequestsGate{Latency: moment(400 * time.Millisecond)}, now(1000, 0, 51), 0, false, "took longer"},

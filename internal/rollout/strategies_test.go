@@ -8,7 +8,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"yunfan.io/yunfan/api/v1alpha1"
 )
@@ -198,7 +197,7 @@ func TestGates(t *testing.T) {
 	}{
 		"pass": {"without requests nothing is wrong", v1alpha1.RequestsGate{}, v1alpha1.RolloutSucceeded},
 		"few":  {"too few requests decide nothing", v1alpha1.RequestsGate{Minimum: 10, Timeout: moment(time.Second)}, v1alpha1.RolloutFailed},
-		"slow": {"the share of requests that must be well is over a hundred", v1alpha1.RequestsGate{SuccessPercent: ptr.To(int32(100)), Minimum: 1, Timeout: moment(time.Millisecond)}, v1alpha1.RolloutFailed},
+		"slow": {"the share of requests that must be well is over a hundred", v1alpha1.RequestsGate{SuccessPercent: new(int32(100)), Minimum: 1, Timeout: moment(time.Millisecond)}, v1alpha1.RolloutFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.T = t
