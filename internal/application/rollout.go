@@ -47,12 +47,20 @@ func (w *world) failed(revision string) *v1alpha1.Rollout {
 	again := w.app.Annotations[v1alpha1.AnnotationRolloutAgain]
 	switch {
 	case again != "" && again != last.Annotations[v1alpha1.AnnotationRolloutAgain],
-		!equality.Semantic.DeepEqual(last.Spec.Strategy, w.app.Spec.Strategy),
+		!equality.Semantic.DeepEqual(last.Spec.Strategy, strategyOf(w.app)),
 		// What was refused was so for what was asked, such as too many pods.
 		last.Status.Phase == v1alpha1.RolloutRefused && last.Annotations[v1alpha1.AnnotationGeneration] != generationOf(w.app):
 		return nil
 	}
 	return last
+}
+
+// strategyOf is an application's strategy with the defaults that the hub fills in only where the spec has a strategy.
+func strategyOf(app *v1alpha1.Application) v1alpha1.Strategy {
+	s := *app.Spec.Strategy.DeepCopy()
+	s.Type = cmp.Or(s.Type, v1alpha1.StrategyRollingUpdate)
+	s.WhileRunning = cmp.Or(s.WhileRunning, v1alpha1.WhileRunningReplace)
+	return s
 }
 
 func generationOf(app *v1alpha1.Application) string { return strconv.FormatInt(app.Generation, 10) }
@@ -277,11 +285,10 @@ func (r *Reconciler) roll(ctx context.Context, w *world, p *Plan, j *journey) er
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(w.app, v1alpha1.GroupVersion.WithKind("Application"))},
 		},
 		Spec: v1alpha1.RolloutSpec{
-			Application: w.app.Name, From: j.from, To: p.Revision.Name, Strategy: *w.app.Spec.Strategy.DeepCopy(),
+			Application: w.app.Name, From: j.from, To: p.Revision.Name, Strategy: strategyOf(w.app),
 			Partitions: j.partitions, User: w.app.Annotations[v1alpha1.AnnotationChangedBy],
 		},
 	}
-	o.Spec.Strategy.Type = cmp.Or(o.Spec.Strategy.Type, v1alpha1.StrategyRollingUpdate)
 	if again := w.app.Annotations[v1alpha1.AnnotationRolloutAgain]; again != "" {
 		o.Annotations[v1alpha1.AnnotationRolloutAgain] = again
 	}

@@ -208,6 +208,23 @@ func TestREL02_WhatHasFailedIsNotTriedAgainByItself(t *testing.T) {
 	tn.becomes(app, v1alpha1.ReasonReady)
 }
 
+// TestREL02_NoStrategy: an application written without a strategy has none of the defaults that its rollout has, and is not
+// tried again for that.
+func TestREL02_NoStrategy(t *testing.T) {
+	w := newWorld(score("edu"))
+	w.rollout = &v1alpha1.Rollout{
+		Spec:   v1alpha1.RolloutSpec{To: "score-2", Strategy: v1alpha1.Strategy{Type: v1alpha1.StrategyRollingUpdate, WhileRunning: v1alpha1.WhileRunningReplace}},
+		Status: v1alpha1.RolloutStatus{Phase: v1alpha1.RolloutFailed},
+	}
+	if w.failed("score-2") == nil {
+		t.Error("what has failed would be tried again and again")
+	}
+	w.app.Spec.Strategy.WhileRunning = v1alpha1.WhileRunningWait
+	if w.failed("score-2") != nil {
+		t.Error("another strategy is a reason to try again")
+	}
+}
+
 func TestREL02_WhatIsStoppedMovesWithoutARollout(t *testing.T) {
 	tn := newTenant(t)
 	app, first := tn.settled()
