@@ -365,11 +365,7 @@ func TestFaults(t *testing.T) {
 	// A gateway that is slow to answer is waited for.
 	w.delay.Store(int64(time.Hour))
 	w.besides(100)
-	for range 3 {
-		if waiting, err := w.waiting(); err != nil || !strings.Contains(waiting, "gateway "+w.cluster.Name+"/n1 does not answer") {
-			t.Errorf("a gateway that does not answer: %q, %v", waiting, err)
-		}
-	}
+	g.Eventually(w.waiting, patience, quick).Should(ContainSubstring("gateway "+w.cluster.Name+"/n1 does not answer"), "a gateway that is slow")
 	w.delay.Store(0)
 	w.settled()
 	if got := backend(); got != "web-abc" {
