@@ -26,7 +26,7 @@ const workers = 16
 // something that decides on its plan changes; a partition's figures, which change by the second, do not count.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	err := ctrl.NewControllerManagedBy(mgr).Named("application").
-		For(&v1alpha1.Application{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
+		For(&v1alpha1.Application{}). // its status counts, too: one that was made while the cache was behind must not stay
 		Owns(&v1alpha1.Delivery{}).
 		Owns(&v1alpha1.WorkflowRun{}).
 		Owns(&v1alpha1.Rollout{}, builder.WithPredicates(rolloutChanged)).
