@@ -51,7 +51,8 @@ func Users() []Kind {
 	return []Kind{
 		{Name: "kept", Share: 50, Path: "/kept"},
 		{Name: "new", Share: 34, Path: "/new", NewConnection: true},
-		{Name: "post", Share: 8, Method: "POST", Path: "/post", Body: 20_000},
+		// Bodies of more than 4 KiB are left out: the gateway breaks some of the answers to them, see docs/gateway.md.
+		{Name: "post", Share: 8, Method: "POST", Path: "/post", Body: 3_000},
 		{Name: "post-new", Share: 4, Method: "POST", Path: "/post", Body: 2_000, NewConnection: true},
 		{Name: "slow", Share: 2, Path: "/slow?ms=2000"},
 		{Name: "slow-new", Share: 2, Path: "/slow?ms=2000", NewConnection: true},
@@ -122,6 +123,7 @@ func Start(ctx context.Context, c Config) *Load {
 func (l *Load) Stop() *Report {
 	l.stop()
 	<-l.done
+	l.record.stop()
 	l.running.Wait()
 	l.pool.close()
 	return l.Report()

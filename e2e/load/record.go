@@ -52,11 +52,13 @@ type Event struct {
 
 // record keeps answers in bounded memory.
 type record struct {
-	mu     sync.Mutex
-	start  time.Time
-	data   Report
-	byWho  map[Who]int
-	behind time.Duration
+	mu    sync.Mutex
+	start time.Time
+	// stopped is when nothing more was asked; zero until then.
+	stopped time.Time
+	data    Report
+	byWho   map[Who]int
+	behind  time.Duration
 }
 
 func newRecord() *record { return &record{start: time.Now(), byWho: map[Who]int{}} }
@@ -100,12 +102,22 @@ func (r *record) late(by time.Duration) {
 	r.behind = max(r.behind, by)
 }
 
+// stop ends the time in which was asked: waiting for the last answers does not count in it.
+func (r *record) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = time.Now()
+}
+
 func (r *record) report(closedIdle int64) *Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := r.data
 	out.Start, out.ClosedIdle, out.Late = r.start, closedIdle, r.behind
 	out.Took = time.Since(r.start)
+	if !r.stopped.IsZero() {
+		out.Took = r.stopped.Sub(r.start)
+	}
 	out.Answers, out.Failures, out.Notes = slices.Clone(out.Answers), slices.Clone(out.Failures), slices.Clone(out.Notes)
 	out.By = maps.Clone(r.byWho)
 	return &out

@@ -120,7 +120,7 @@ func (tr *traefik) start(t testing.TB, program, kubeconfig string, more []string
 		"--entryPoints.web.address=" + tr.web, "--entryPoints.web.forwardedHeaders.insecure=true",
 		"--entryPoints.traefik.address=" + tr.internal, "--api.insecure=true", "--api.dashboard=false", "--ping=true", "--ping.entryPoint=traefik",
 		"--metrics.prometheus=true", "--metrics.prometheus.entryPoint=traefik", "--metrics.prometheus.addServicesLabels=true",
-		"--experimental.fastProxy=true", "--serversTransport.forwardingTimeouts.idleConnTimeout=2s", "--serversTransport.forwardingTimeouts.dialTimeout=5s",
+		"--serversTransport.forwardingTimeouts.idleConnTimeout=2s", "--serversTransport.forwardingTimeouts.dialTimeout=5s",
 		"--providers.providersThrottleDuration=100ms",
 		"--providers.kubernetesGateway=true", "--providers.kubernetesGateway.crossProviderNamespaces=yunfan-gateway",
 		"--providers.kubernetesCRD=true", "--providers.kubernetesCRD.crossProviderNamespaces=yunfan-gateway",

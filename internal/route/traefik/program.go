@@ -144,8 +144,6 @@ func arguments(s edge.Settings, control string) []string {
 		"--providers.file.filename=" + filepath.Join(s.Dir, fileName), "--providers.file.watch=true",
 		// Each change is taken over at once: they come one by one.
 		"--providers.providersthrottleduration=0s",
-		// Go's own reverse proxy breaks some answers to requests with a body: see what the gateway says of it.
-		"--experimental.fastproxy=true",
 		"--experimental.localplugins." + pluginName + ".modulename=yunfan.io/plugin",
 		"--entrypoints." + entryControl + ".address=" + control,
 	}

@@ -62,9 +62,6 @@ func arguments() []string {
 		"--metrics.prometheus=true", "--metrics.prometheus.entryPoint=traefik",
 		"--metrics.prometheus.addServicesLabels=true", "--metrics.prometheus.addEntryPointsLabels=true",
 		"--metrics.prometheus.buckets=0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10",
-		// Go's own reverse proxy breaks one answer in some hundred to requests with a body: a backend that is quick has answered
-		// before the proxy has seen that the body is at its end. This one sends the whole request first.
-		"--experimental.fastProxy=true",
 		fmt.Sprintf("--serversTransport.forwardingTimeouts.idleConnTimeout=%s", idle),
 		"--serversTransport.forwardingTimeouts.dialTimeout=5s",
 		fmt.Sprintf("--providers.providersThrottleDuration=%s", throttle),
