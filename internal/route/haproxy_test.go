@@ -53,7 +53,7 @@ func haproxyEdge(t *testing.T) (address string) {
 	}
 	o := edge.Options{
 		Dir: dir, Driver: "haproxy", Drivers: map[string]edge.New{"haproxy": haproxy.New}, Listen: free(), HTTP: free(),
-		Drain: time.Second, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Drain: time.Second, Log: slog.New(slog.DiscardHandler),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
