@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"slices"
 	"time"
 
@@ -113,12 +114,5 @@ func (i *Instance) tryEdge(ctx context.Context, hub client.Client, gateway strin
 	if err != nil {
 		return fmt.Sprintf("Routes are not reached from outside: %v; what the edge says is in %s", err, filepath.Join(i.DataDir, "services", edgeService, "log", "edge.log"))
 	}
-	text := "Routes are reached at"
-	for n, address := range edge.Spec.Addresses {
-		if n > 0 {
-			text += " and"
-		}
-		text += " " + address
-	}
-	return text
+	return "Routes are reached at " + strings.Join(edge.Spec.Addresses, " and ")
 }
