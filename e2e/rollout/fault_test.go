@@ -128,9 +128,6 @@ func gatewayProcess(s *journey.Shop, cluster string) *os.Process {
 // TestREL_NodeKilled ends a node as a power failure would, in the middle of a rollout, with retries of the edge on: no GET
 // that had no answer yet is lost. What is lost of the rest is counted.
 func TestREL_NodeKilled(t *testing.T) {
-	if !full() {
-		t.Skip("does not hold yet, see docs/rollout.md: run by make test-full")
-	}
 	const node = "beijing-2"
 	s := journey.Begin(t).Shop(replicas)
 	s.Update(s.Route, func() {
@@ -170,9 +167,6 @@ func TestREL_NodeKilled(t *testing.T) {
 // TestREL_ClusterUnreachable has the control plane of a cluster stop answering in the middle: the others go on, and it is
 // brought to the version that won when it answers again.
 func TestREL_ClusterUnreachable(t *testing.T) {
-	if !full() {
-		t.Skip("does not hold yet, see docs/rollout.md: run by make test-full")
-	}
 	s := journey.Begin(t).Shop(replicas)
 	person := admin(s)
 	var r *journey.Rolling

@@ -114,9 +114,9 @@ func cells(t *testing.T) []cell {
 	return out
 }
 
-// TestREL_NoRequestIsLost moves an application by each strategy, forward, aborted in the middle and back, while users
+// TestMET08_NoRequestIsLost moves an application by each strategy, forward, aborted in the middle and back, while users
 // come: none of their requests fails. MET-08.
-func TestREL_NoRequestIsLost(t *testing.T) {
+func TestMET08_NoRequestIsLost(t *testing.T) {
 	all := journey.Begin(t).Shop(replicas)
 	version := 1
 	for _, c := range cells(t) {
